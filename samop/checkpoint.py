@@ -1,0 +1,195 @@
+"""Checkpoints through orbax (its only import), each file's sha256 verified before it is believed.
+
+orbax alone restores flipped bits in silence. So a checkpoint here is a folder of what orbax wrote
+plus `sha256.json`, put in place by one rename after the hashes are on the disk: that rename is the
+commit marker, and a folder that does not match its hashes is as good as none.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from samop import records
+from samop.errors import UserError
+
+PyTree = Any
+HASHES = "sha256.json"
+
+
+class Writer:
+    """Writes checkpoints of one folder in the background, in order, keeping the newest few.
+
+    Args:
+      folder: checkpoints become `folder/<step>`.
+      keep: how many to keep; the one before the newest is there in case the newest is damaged.
+    """
+
+    def __init__(self, folder: Path, keep: int = 2):
+        self.folder, self.keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future | None = None
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Copies `state` to the host and returns; the caller may donate it afterwards."""
+        self.wait()
+        host = jax.device_get(state)
+
+        def write():
+            save(self.folder / str(step), host)
+            for old in steps(self.folder)[: -self.keep]:
+                shutil.rmtree(self.folder / str(old))
+
+        self._pending = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Blocks until the last save is committed; raises what went wrong in it."""
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def close(self) -> None:
+        """Waits and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+
+def save(path: Path, tree: PyTree) -> None:
+    """Writes a pytree of arrays to the folder `path`, which appears whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    # orbax refuses arrays without elements; `restore` puts them back from its template.
+    leaves = {name: leaf for name, leaf in _named(tree).items() if np.size(leaf)}
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((temporary / "state").resolve(), leaves)
+    records.write_json(temporary / HASHES, _hashes(temporary))
+    if path.exists():
+        shutil.rmtree(path)
+    temporary.rename(path)
+
+
+def restore(path: Path, template: PyTree) -> PyTree:
+    """The pytree saved at `path`, with the template's structure, dtypes and shardings.
+
+    Args:
+      path: a folder that `save` made.
+      template: arrays or ShapeDtypeStructs (with `sharding` where it matters).
+
+    Raises:
+      UserError: the folder is damaged or holds something else.
+    """
+    verify(path)
+    named = _named(template)
+    with ocp.StandardCheckpointer() as checkpointer:
+        leaves = checkpointer.restore(
+            (path / "state").resolve(), {k: v for k, v in named.items() if np.prod(v.shape)}
+        )
+    filled = [leaves[k] if k in leaves else np.zeros(v.shape, v.dtype) for k, v in named.items()]
+    return jax.tree.unflatten(jax.tree.structure(template), filled)
+
+
+def restore_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All leaves saved at `path` as NumPy arrays, by name ("params.Dense_0.kernel")."""
+    verify(path)
+    with ocp.StandardCheckpointer() as checkpointer:
+        leaves = checkpointer.restore((path / "state").resolve())
+    return {name: np.asarray(leaf) for name, leaf in leaves.items()}
+
+
+def load(run: str | Path) -> dict[str, PyTree]:
+    """The final network of a finished run.
+
+    Args:
+      run: the run's folder, `WORKDIR/points/NAME`.
+
+    Returns:
+      {"params": ..., BatchNorm collections ...}: variables for the module's `apply`, NumPy arrays.
+
+    Raises:
+      UserError: the run is not finished, or its checkpoint is damaged.
+    """
+    run = Path(run)
+    if not (run / "DONE").exists():
+        raise UserError(f"run {run} is not finished: it has no DONE file")
+    group = run.parent.parent / "groups" / json.loads((run / "DONE").read_text())["group"]
+    index = json.loads((group / "members.json").read_text())["points"].index(run.name)
+    variables: dict[str, PyTree] = {}
+    for name, leaf in restore_arrays(group / "final").items():
+        *parents, last = name.split(".")
+        node = variables
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf[index]
+    return variables
+
+
+def steps(folder: Path) -> list[int]:
+    """Steps of the committed checkpoints in a folder, ascending."""
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdecimal())
+
+
+def newest_good(folder: Path, most: int) -> int:
+    """The newest step ≤ `most` whose files match their hashes; 0 without one.
+
+    A damaged one is named in a warning.
+    """
+    for step in reversed([s for s in steps(folder) if s <= most]):
+        try:
+            verify(folder / str(step))
+            return step
+        except UserError as error:
+            logging.warning("%s; going back to the one before", error)
+    return 0
+
+
+def is_good(path: Path) -> bool:
+    """Whether a checkpoint is there and undamaged; a damaged one is named in a warning."""
+    if not path.exists():
+        return False
+    try:
+        verify(path)
+    except UserError as error:
+        logging.warning("%s; making it again", error)
+        return False
+    return True
+
+
+def remove_all(folder: Path) -> None:
+    """Removes a folder of checkpoints that are no longer needed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def verify(path: Path) -> None:
+    """Raises UserError unless every file under `path` is what was written."""
+    try:
+        expected = json.loads((path / HASHES).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {error}") from None
+    found = _hashes(path)
+    if expected != found:
+        wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise UserError(f"checkpoint {path} is damaged: {', '.join(wrong[:3])} changed")
+
+
+def _hashes(folder: Path) -> Mapping[str, str]:
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
+
+
+def _named(tree: PyTree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="."): leaf for p, leaf in leaves}

@@ -1,0 +1,179 @@
+"""The command line of `samop.main`: config file, its argument, overrides; errors as one line."""
+
+import importlib.util
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from samop import config as configs
+from samop.errors import UserError, nearest
+
+HELP = """\
+Trains a sweep of runs (widths × optimisers × ρ × seeds), then prints its table and draws its figure.
+
+  python -m samop.main --config=FILE.py[:ARG,KEY=VALUE] [--config.FIELD=VALUE ...] [options]
+
+  --config=FILE.py        an experiment, e.g. configs/digits_width.py; what may follow the colon is in
+                          the file's header: `smoke` cuts any experiment down to two minutes
+  --config=RUN/config.json  one run again, from the record in its folder
+  --config.FIELD=VALUE    overrides a field, e.g. --config.train.epochs=10; a swept field is then
+                          fixed, and its axis says so; --config.sweep.rho="(.1,.2)" changes an axis
+  --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
+                          same command again skips what is done and resumes what is not
+  --dry_run               prints the plan and trains nothing
+  --verbose               logs what is going on
+  --help                  this text
+
+Tables and figures again, without training:  python -m samop.report --workdir=DIR
+Fetch data ahead of time:                    python -m samop.data prepare mnist cifar10
+A config file is Python code and runs as such: look at a file before you use it.
+"""
+
+
+class Request(NamedTuple):
+    """What the command line asks for.
+
+    Attributes:
+      config: the resolved config, locked.
+      axes: swept fields and values, overridden ones fixed.
+      notes: lines to tell the user before anything starts.
+      workdir: the work folder.
+      dry_run, verbose: the options of these names.
+      command: the command line as typed, for the record.
+    """
+
+    config: ConfigDict
+    axes: dict[str, Sequence[Any]]
+    notes: list[str]
+    workdir: Path
+    dry_run: bool
+    verbose: bool
+    command: str
+
+
+def parse(argv: Sequence[str]) -> Request:
+    """Reads the arguments (without the program's name).
+
+    Raises:
+      UserError: anything wrong with them, in one line.
+    """
+    source, rest = _take_config(argv)
+    config, sweep = _load(source)
+    _check_overrides(rest, config)
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_dict(
+        "config", config, flag_values=values, sys_argv=["samop.main", *rest]
+    )
+    flags.DEFINE_string("workdir", "", "work folder", flag_values=values)
+    flags.DEFINE_bool("dry_run", False, "print the plan only", flag_values=values)
+    flags.DEFINE_bool("verbose", False, "log what is going on", flag_values=values)
+    try:
+        unused = values(["samop.main", *rest])[1:]
+    except flags.Error as error:
+        raise UserError(_plain(str(error))) from None
+    if unused:
+        raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
+    resolved = values["config"].value
+    configs.validate(resolved)
+    overridden = config_flags.get_override_values(values["config"])
+    axes = dict(sweep(resolved))
+    notes = []
+    for field in axes:
+        if field in overridden:
+            axes[field] = (configs.get(resolved, field),)
+            notes.append(f"--config.{field} fixes a swept field: only {axes[field][0]!r} is run")
+    return Request(
+        resolved,
+        axes,
+        notes,
+        Path(values["workdir"].value or Path("runs") / resolved.experiment),
+        values["dry_run"].value,
+        values["verbose"].value,
+        shlex.join(["python", "-m", "samop.main", *argv]),
+    )
+
+
+def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The value of --config and the arguments without it."""
+    rest, source = list(argv), None
+    for i, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in ("--config", "-config"):
+            after = argv[i + 1] if i + 1 < len(argv) else ""
+            source = value if equals else after
+            rest = [*argv[:i], *argv[i + (1 if equals else 2) :]]
+            break
+        if name.lstrip("-").startswith(("config.", "noconfig.")):
+            raise UserError(f"{word} comes before --config=FILE: put --config first")
+    if not source:
+        raise UserError(
+            f"--config is missing: name an experiment, as in --config={_some_config()} "
+            "(--help explains)"
+        )
+    return source, rest
+
+
+def _some_config() -> str:
+    return "configs/digits_width.py"
+
+
+def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], dict[str, Sequence[Any]]]]:
+    """Config and sweep function behind FILE.py:ARG or a run's config.json."""
+    path, _, argument = source.partition(":")
+    file = Path(path)
+    if not file.is_file():
+        there = sorted(str(p) for p in file.parent.glob("*.py")) or ["none in that folder"]
+        raise UserError(
+            f"--config={path}: there is no such file{nearest(path, there)}; "
+            f"configs there: {', '.join(there)}"
+        )
+    if file.suffix == ".json":
+        return _replay(file), lambda config: {}
+    spec = importlib.util.spec_from_file_location("samop_config_file", file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--config={path}: a config is a .py file or a run's config.json")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("get_config", "sweep"):
+        if not hasattr(module, name):
+            raise UserError(f"--config={path} defines no function {name}: see configs/ for examples")
+    return module.get_config(argument), module.sweep
+
+
+def _replay(file: Path) -> ConfigDict:
+    try:
+        record = json.loads(file.read_text())
+        plain = record["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--config={file} is no record of a run: {error!r}") from None
+    config = configs.from_json(plain)
+    config.experiment = f"{config.experiment}_again"
+    return config
+
+
+def _check_overrides(rest: Sequence[str], config: ConfigDict) -> None:
+    allowed = configs.flatten(config)
+    for word in rest:
+        name = word.partition("=")[0].lstrip("-")
+        if name.startswith(("config.", "noconfig.")):
+            field = name.partition(".")[2]
+            if field not in allowed:
+                raise UserError(
+                    f"config field {field!r} is unknown{nearest(field, allowed)}; "
+                    f"fields of this section: {', '.join(_siblings(field, allowed))}"
+                )
+
+
+def _siblings(field: str, allowed: dict[str, Any]) -> list[str]:
+    section = field.rpartition(".")[0]
+    same = [name for name in allowed if name.rpartition(".")[0] == section]
+    return same or sorted({name.partition(".")[0] for name in allowed})
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,310 @@
+"""The configuration of one run: defaults, config-string arguments, validation, identity."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from samop.errors import UserError, nearest
+
+# Fields that vary inside one compiled program; everything else is static (shapes or structure).
+TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
+# Sections that say how to run and what to sweep; they are not part of a run's identity.
+NOT_IDENTITY = ("run", "sweep")
+TRANSFORMS = ("base", "sam")
+BASES = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+WORKLOADS = ("classification", "regression")
+AUGMENT = ("none", "crop_flip")
+NORMALIZE = ("unit", "standardize", "none")
+MODES = ("auto", "vmap", "loop")
+
+
+def defaults(model: str = "mlp") -> ConfigDict:
+    """All fields, with the defaults that the config files start from.
+
+    Args:
+      model: name of the network, which decides the fields of `config.model`.
+    """
+    from samop.models import MODELS
+
+    return ConfigDict(
+        {
+            "experiment": "unnamed",
+            "workload": "classification",
+            "seed": 0,
+            "data": {
+                "name": "digits",
+                "dir": "",  # "": $SAMOP_DATA or the user's cache
+                "validation": 297,  # examples held out of the training part
+                "train_size": 0,  # 0: all
+                "test_size": 0,
+                "label_noise": 0.0,  # share of training labels flipped to another class
+                "noise_seed": -1,  # -1: the run's seed
+                "order_seed": -1,  # -1: the run's seed
+                "normalize": "unit",  # unit: pixels in [0, 1]
+                "augment": "none",
+            },
+            "model": {"name": model, **MODELS[model].fields},
+            "optimizer": {
+                "name": "sam",  # base: no perturbation
+                "base": "sgd",
+                "rho": 0.05,
+                "lr": 0.1,
+                "momentum": 0.9,
+                "weight_decay": 1e-4,  # sgd, adam: λw joins the (SAM) gradient; adamw: decoupled
+                "decay_in_ascent": False,  # whether λw takes part in the ascent direction
+                "schedule": "step",
+                "milestones": (0.5, 0.75),  # shares of training
+                "factor": 0.1,
+                "warmup": 0.0,  # share of training with linearly growing rate
+            },
+            "train": {"epochs": 60, "batch_size": 64, "eval_batch_size": 1000},
+            "run": {
+                "mode": "auto",  # vmap: a group is one program; loop: one run per device at a time
+                "replicates": 0,  # most runs in one program; 0: as many as memory takes
+                "devices": 0,  # 0: all (on a CPU one simulated device per core)
+                "checkpoint_seconds": 60.0,
+                "tensorboard": True,  # written where TensorFlow is installed
+                "compilation_cache": True,
+            },
+            "sweep": {},
+        }
+    )
+
+
+def parse_arg(arg: str, **known: Any) -> ConfigDict:
+    """Reads the text after the colon of `--config=file.py:smoke,seeds=5`.
+
+    Args:
+      arg: comma-separated words; a bare word switches a boolean on, others are key=value.
+      **known: the allowed keys with defaults, whose types the values must have. `smoke=False` is
+        always allowed.
+
+    Raises:
+      UserError: an unknown key or a value of another type.
+    """
+    values = {"smoke": False, **known}
+    for word in filter(None, (part.strip() for part in (arg or "").split(","))):
+        key, equals, text = word.partition("=")
+        if key not in values:
+            raise UserError(
+                f"config argument {key!r} is unknown{nearest(key, values)}; "
+                f"allowed: {', '.join(values)}"
+            )
+        kind = type(values[key])
+        if kind is bool and (not equals or text.lower() in ("true", "1", "false", "0")):
+            values[key] = not equals or text.lower() in ("true", "1")
+            continue
+        try:
+            if kind is bool or not text:
+                raise ValueError
+            values[key] = kind(text)
+        except ValueError:
+            raise UserError(
+                f"config argument {key}={text!r} should be of type {kind.__name__}, "
+                f"as in {key}={known.get(key, True)}"
+            ) from None
+    return ConfigDict(values)
+
+
+def parse_widths(text: str) -> tuple[tuple[int, ...], ...]:
+    """Hidden layer sizes from "64-64+300-100" (widths joined by "+", layers by "-")."""
+    try:
+        return tuple(tuple(int(n) for n in width.split("-")) for width in text.split("+"))
+    except ValueError:
+        raise UserError(
+            f"width={text!r} should be layer sizes joined by '-', several joined by '+', "
+            "as in width=64-64+128-128"
+        ) from None
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optimizer.rho": 0.05, …} from a nested mapping; an empty section has no fields."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, (Mapping, ConfigDict)):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def get(config: Mapping[str, Any], field: str) -> Any:
+    """The value at a dotted field."""
+    for key in field.split("."):
+        config = config[key]
+    return config
+
+
+def put(config: ConfigDict, field: str, value: Any) -> None:
+    """Sets the value at a dotted field that exists; the type must agree."""
+    *parents, last = field.split(".")
+    for key in parents:
+        config = config[key]
+    if last not in config:
+        raise KeyError(field)
+    config[last] = value
+
+
+def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that make a run what it is, as plain JSON values: equal runs, equal dicts."""
+    plain = json.loads(json.dumps(_plain(config)))
+    for section in NOT_IDENTITY:
+        plain.pop(section, None)
+    plain.pop("experiment", None)
+    plain["data"].pop("dir")
+    if plain["optimizer"]["name"] == "base":
+        # There is no perturbation: whatever ρ says, it is the same run.
+        plain["optimizer"].update(rho=0.0, decay_in_ascent=False)
+    return plain
+
+
+def static(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The canonical fields without seed and traced ones: runs that agree share a program."""
+    plain = canonical(config)
+    plain.pop("seed")
+    for field in TRACED:
+        section, key = field.split(".")
+        plain[section].pop(key)
+    return plain
+
+
+def digest(value: Any, length: int = 10) -> str:
+    """Hex digits of the sha256 of a JSON value with sorted keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:length]
+
+
+def width_label(config: Mapping[str, Any]) -> str:
+    """The label of the width of the config's network, e.g. "300-100"."""
+    from samop.models import MODELS
+
+    return MODELS[config["model"]["name"]].width(config["model"])
+
+
+def optimizer_label(config: Mapping[str, Any]) -> str:
+    """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM"."""
+    fields = config["optimizer"]
+    return (fields["base"] if fields["name"] == "base" else fields["name"]).upper()
+
+
+def point_name(config: Mapping[str, Any]) -> str:
+    """A run's folder: readable, and unique by the digest of its canonical config."""
+    opt = config["optimizer"]
+    words = [config["data"]["name"], config["model"]["name"], width_label(config)]
+    words.append(opt["base"] if opt["name"] == "base" else f"{opt['name']}_rho{opt['rho']:g}")
+    if config["data"]["label_noise"]:
+        words.append(f"noise{config['data']['label_noise']:g}")
+    words.append(f"seed{config['seed']}")
+    return "_".join(words) + "-" + digest(canonical(config))
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Checks every value that can be checked without data. Raises UserError, one line."""
+    from samop.models import MODELS
+
+    _one_of(config, "workload", WORKLOADS)
+    _one_of(config, "model.name", MODELS)
+    _one_of(config, "optimizer.name", TRANSFORMS)
+    _one_of(config, "optimizer.base", BASES)
+    _one_of(config, "optimizer.schedule", SCHEDULES)
+    _one_of(config, "data.augment", AUGMENT)
+    _one_of(config, "data.normalize", NORMALIZE)
+    _one_of(config, "run.mode", MODES)
+    for field in ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "optimizer.factor"):
+        _number(config, field, 0, math.inf)
+    _number(config, "run.checkpoint_seconds", 0, math.inf)
+    _number(config, "optimizer.momentum", 0, 1, open_end=True)
+    _number(config, "data.label_noise", 0, 1, open_end=True)
+    _number(config, "optimizer.warmup", 0, 1, open_end=True)
+    for field in ("train.epochs", "train.batch_size", "train.eval_batch_size", "data.validation"):
+        _whole(config, field, 1)
+    for field in ("data.train_size", "data.test_size", "seed"):
+        _whole(config, field, 0)
+    for field in ("run.replicates", "run.devices"):
+        _whole(config, field, 0)
+    for field in ("data.noise_seed", "data.order_seed"):
+        _whole(config, field, -1)
+    for share in config["optimizer"]["milestones"]:
+        if not 0 < share < 1:
+            raise UserError(
+                f"optimizer.milestones={tuple(config['optimizer']['milestones'])} should be "
+                "shares of training between 0 and 1, as in (0.5, 0.75)"
+            )
+    for field in MODELS[config["model"]["name"]].fields:
+        sizes = config["model"][field]
+        for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
+    if config["workload"] == "regression" and config["data"]["label_noise"]:
+        raise UserError("data.label_noise flips classes: with workload='regression' it must be 0")
+
+
+def from_json(plain: Mapping[str, Any]) -> ConfigDict:
+    """The inverse of what `config.json` keeps: a full config from its nested plain fields.
+
+    Raises:
+      UserError: a field that is unknown or of another type than the default.
+    """
+    model = plain.get("model", {}).get("name", "")
+    from samop.models import MODELS
+
+    if model not in MODELS:
+        raise UserError(f"model.name={model!r} is unknown; allowed: {', '.join(MODELS)}")
+    config = defaults(model)
+    allowed = flatten(config)
+    for field, value in flatten(plain).items():
+        if field not in allowed:
+            if field.startswith("sweep."):
+                continue
+            raise UserError(f"config field {field!r} is unknown{nearest(field, allowed)}")
+        try:
+            put(config, field, _tuples(value))
+        except TypeError:
+            kind = type(allowed[field]).__name__
+            raise UserError(f"{field}={value!r} should be of type {kind}") from None
+    return config
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Mapping, ConfigDict)):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole config as plain JSON values, without the sweep's axes."""
+    return {key: _plain(value) for key, value in config.items() if key != "sweep"}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _one_of(config, field, allowed) -> None:
+    value = get(config, field)
+    if value not in allowed:
+        raise UserError(
+            f"{field}={value!r} is not allowed{nearest(str(value), allowed)}; "
+            f"allowed: {', '.join(allowed)}"
+        )
+
+
+def _number(config, field, low, high, open_end=False) -> None:
+    value = get(config, field)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and low <= value and (value < high)
+    if not inside:
+        end = f"in [{low}, {high}{')' if open_end else ']'}" if high < math.inf else f"≥ {low}"
+        raise UserError(f"{field}={value!r} is not allowed: it should be a finite number {end}")
+
+
+def _whole(config, field, low) -> None:
+    value = get(config, field)
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise UserError(f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}")

@@ -1,0 +1,75 @@
+"""What a run was made with: versions, device, git state. Saved beside its config."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+PACKAGES = ("samop", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
+
+
+def describe() -> dict[str, str | int]:
+    """Plain values for a record."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": device.platform,
+        "device": processor() if device.platform == "cpu" else device.device_kind,
+        "devices": jax.device_count(),
+        "cores": cores(),
+        "git": git_state(),
+    }
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The CPU's own name where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def free_bytes(devices: Sequence[jax.Device]) -> float:
+    """Memory that may still be taken on these devices together; infinite where nobody tells."""
+    if devices[0].platform == "cpu":
+        meminfo = Path("/proc/meminfo")
+        if meminfo.exists():
+            for line in meminfo.read_text().splitlines():
+                if line.startswith("MemAvailable:"):
+                    return float(line.split()[1]) * 1024
+        return math.inf
+    free = 0.0
+    for device in devices:
+        stats = device.memory_stats() or {}
+        free += stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
+    return free
+
+
+def git_state() -> str:
+    """Commit of the checkout that samop is imported from, "-dirty" if changed, "" if none."""
+    folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""  # an installed wheel, or no git: the version says what it is
+    return out.stdout.strip()
+
+
+def cache_dir() -> Path:
+    """Where samop keeps what it can make again: $SAMOP_CACHE or the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("SAMOP_CACHE") or Path(home) / "samop")

@@ -1,0 +1,137 @@
+"""Runs that train together: which, in what order, on which layout — frozen before their first step.
+
+Killed and resumed equals never killed only if a group is put together in the same way again, since
+another vmapped extent or device count changes roundings. So a group's membership, order and
+layout are written to `groups/<name>/members.json` once and never decided again.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samop import config as configs
+from samop import records
+from samop.errors import UserError
+from samop.sharding import Layout, layout
+
+Point = Mapping[str, Any]
+
+
+class Group(NamedTuple):
+    """A full grid of seeds × cells that share static fields.
+
+    Attributes:
+      name: the group's folder: a digest of its members.
+      names: the runs' folders, in order, seed by seed.
+      points: the runs' configs, in the same order.
+      layout: how the grid lies on devices.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    points: tuple[Point, ...]
+    layout: Layout
+
+    @property
+    def seeds(self) -> list[int]:
+        """One seed a row of the grid."""
+        return [point["seed"] for point in self.points[:: self.layout.cells]]
+
+    @property
+    def cells(self) -> dict[str, list[float]]:
+        """For each traced field its values, one a column of the grid."""
+        row = self.points[: self.layout.cells]
+        return {field: [float(configs.get(p, field)) for p in row] for field in configs.TRACED}
+
+
+def make(rows: Sequence[Sequence[Point]], devices: int) -> Group:
+    """A new group from a grid of configs, one row a seed."""
+    points = tuple(point for row in rows for point in row)
+    names = tuple(configs.point_name(point) for point in points)
+    grid = layout(len(rows), len(rows[0]), devices)
+    return Group(configs.digest(names), names, points, grid)
+
+
+def form(points: Sequence[Point], devices: int, most: int) -> list[Group]:
+    """Groups that cover `points`, in their order.
+
+    Args:
+      points: configs of runs, all different.
+      devices: number of devices to lay groups out on.
+      most: largest number of runs in one group.
+    """
+    families: dict[str, dict[int, list[Point]]] = {}
+    for point in points:
+        seeds = families.setdefault(configs.digest(configs.static(point)), {})
+        seeds.setdefault(point["seed"], []).append(point)
+    groups = []
+    for by_seed in families.values():
+        # A group is a full grid, so seeds with different cells go into different ones.
+        grids: dict[str, list[list[Point]]] = {}
+        for row in by_seed.values():
+            row = sorted(row, key=_cell)
+            grids.setdefault(json.dumps([_cell(p) for p in row]), []).append(row)
+        for rows in grids.values():
+            groups += _divide(rows, devices, most)
+    return groups
+
+
+def _cell(point: Point) -> list[float]:
+    return [configs.get(point, field) for field in configs.TRACED]
+
+
+def _divide(rows: list[list[Point]], devices: int, most: int) -> list[Group]:
+    """Cuts a grid into groups of at most `most` runs, along the side that wastes fewer devices."""
+    seeds, cells = len(rows), len(rows[0])
+    choices = []
+    for by_seeds in (True, False):
+        tall = min(seeds, most if by_seeds else max(1, most // cells))
+        wide = min(cells, max(1, most // tall) if by_seeds else most)
+        groups = []
+        for i in range(0, seeds, tall):
+            for j in range(0, cells, wide):
+                groups.append(make([row[j : j + wide] for row in rows[i : i + tall]], devices))
+        choices.append(groups)
+    return min(choices, key=lambda gs: sum(g.layout.padded[0] * g.layout.padded[1] for g in gs))
+
+
+def freeze(group: Group, folder: Path) -> None:
+    """Writes the group's members before its first step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    value = {"points": list(group.names), "layout": group.layout._asdict()}
+    records.write_json(folder / "members.json", value)
+
+
+def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
+    """Groups begun earlier that hold any of `points` (by name).
+
+    A group begun earlier goes on whole, also where a changed sweep names only some of its runs.
+
+    Raises:
+      UserError: a members.json that cannot be read.
+    """
+    groups = []
+    for file in sorted((workdir / "groups").glob("*/members.json")):
+        try:
+            members = json.loads(file.read_text())
+            names, grid = tuple(members["points"]), Layout(**members["layout"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{file} cannot be read ({error}): remove the folder {file.parent} to train its "
+                "runs again"
+            ) from None
+        if any(name in points for name in names):
+            found = tuple(points.get(name) or read_point(workdir, name) for name in names)
+            groups.append(Group(file.parent.name, names, found, grid))
+    return groups
+
+
+def read_point(workdir: Path, name: str) -> Point:
+    """The config of a run that an earlier command planned."""
+    file = workdir / "points" / name / "config.json"
+    try:
+        plain = json.loads(file.read_text())["config"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    return configs.from_json(plain).to_dict()

@@ -1,0 +1,273 @@
+"""The host loop of one group of runs: feed epochs, read metrics late, save, resume."""
+
+import functools
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from samop import checkpoint, metrics, records
+from samop.groups import Group
+from samop.sharding import Program, make_program
+from samop.train import Run, make_run
+from samop.workloads import Workload, build
+
+PyTree = Any
+FLUSH_SECONDS = 2.0
+_loading = threading.Lock()  # groups prepared at the same time share one copy of the data
+
+
+class Ready(NamedTuple):
+    """A group with everything it needs to train.
+
+    Attributes:
+      group, workload, run, program: see their modules.
+      epoch: the compiled epoch, called like `program.epoch`.
+      epochs: how many the config asks for.
+      bytes: device memory that the compiled epoch takes, all devices together.
+      compile_seconds: time that building and compiling took.
+    """
+
+    group: Group
+    workload: Workload
+    run: Run
+    program: Program
+    epoch: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
+    epochs: int
+    bytes: int
+    compile_seconds: float
+
+
+def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
+    """Builds and compiles a group's program. Safe to call from several threads."""
+    begin = time.monotonic()
+    point = group.points[0]
+    with _loading:
+        workload = build(point)
+    run = make_run(point, workload)
+    program = make_program(run, group.layout, devices[: group.layout.devices])
+    compiled = program.epoch.lower(*_arguments(group, workload, run, program)).compile()
+    memory = compiled.memory_analysis()
+    taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    return Ready(
+        group,
+        workload,
+        run,
+        program,
+        compiled,
+        point["train"]["epochs"],
+        taken * group.layout.devices,
+        time.monotonic() - begin,
+    )
+
+
+def _arguments(group: Group, workload: Workload, run: Run, program: Program):
+    """The epoch's arguments; the state, and the labels where they can be, as shapes alone."""
+    seeds, traced = _inputs(group, program)
+    shape = jax.eval_shape(run.labels, np.uint32(0), np.float32(0))
+    labels = jax.ShapeDtypeStruct(
+        (*group.layout.padded, *shape.shape), shape.dtype, sharding=program.sharding("grid")
+    )
+    data = _device_data(group.points[0], workload, program)
+    return program.state, seeds, traced, labels, data, program.place("every", np.int32(0))
+
+
+def _inputs(group: Group, program: Program):
+    seeds, cells = group.layout.padded
+    traced = {
+        field: np.array(_pad(values, cells), np.float32) for field, values in group.cells.items()
+    }
+    return (
+        program.place("seeds", np.array(_pad(group.seeds, seeds), np.uint32)),
+        program.place("cells", traced),
+    )
+
+
+def _pad(values: Sequence[Any], extent: int) -> list[Any]:
+    return list(values) + [values[-1]] * (extent - len(values))
+
+
+def _device_data(point: Mapping[str, Any], workload: Workload, program: Program) -> PyTree:
+    with _loading:
+        return _place_data(workload.splits, point["train"]["eval_batch_size"], program.mesh)
+
+
+@functools.lru_cache(maxsize=2)
+def _place_data(splits, eval_batch_size, mesh) -> PyTree:
+    """Data on the devices, once for all groups that use them; raw bytes, whole on each."""
+    host = {
+        "train": {"x": np.asarray(splits.train.x)},
+        "validation": padded(splits.validation, eval_batch_size),
+        "test": padded(splits.test, eval_batch_size),
+    }
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(host, everywhere)
+
+
+def padded(split: Any, most: int) -> dict[str, np.ndarray]:
+    """A split in equal batches of at most `most`, the last filled up with zeros of weight 0.
+
+    Returns:
+      "x" [batches, size, ...], "y" and "weight" [batches, size].
+    """
+    n = len(split.x)
+    batches = -(-n // most)
+    size = -(-n // batches)
+
+    def fill(a: np.ndarray) -> np.ndarray:
+        zeros = np.zeros((batches * size - n, *a.shape[1:]), a.dtype)
+        return np.concatenate([a, zeros]).reshape(batches, size, *a.shape[1:])
+
+    weight = np.ones(n, np.float32)
+    return {"x": fill(split.x), "y": fill(split.y), "weight": fill(weight)}
+
+
+def _start(ready: Ready) -> PyTree:
+    seeds, _ = ready.group.layout.padded
+    each = [ready.run.init(np.uint32(s)) for s in _pad(ready.group.seeds, seeds)]
+    params, model_state = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(each))
+    return ready.program.start(params, model_state)
+
+
+def _labels(ready: Ready) -> jax.Array:
+    seeds, cells = ready.group.layout.padded
+    rates = _pad(ready.group.cells["data.label_noise"], cells)
+    made: dict[tuple[int, float], np.ndarray] = {}
+    for seed in ready.group.seeds:
+        for rate in rates:
+            if (seed, rate) not in made:
+                labels = ready.run.labels(np.uint32(seed), np.float32(rate))
+                made[seed, rate] = np.asarray(labels)
+    grid = [[made[s, rate] for rate in rates] for s in _pad(ready.group.seeds, seeds)]
+    return ready.program.place("grid", np.stack([np.stack(row) for row in grid]))
+
+
+def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
+    """The state to go on from and the number of epochs behind it; records cut back to match.
+
+    Takes the newest checkpoint whose files match their hashes and whose rows are all on the disk;
+    without one the group starts again.
+    """
+    group = ready.group
+    saved = workdir / "groups" / group.name / "checkpoints"
+    files = [workdir / "points" / name / "metrics.jsonl" for name in group.names]
+    rows = [records.read_rows(file, tolerate_tail=True) for file in files]
+    recorded = min(own[-1]["epoch"] if own else 0 for own in rows)
+    epoch = checkpoint.newest_good(saved, recorded)
+    for file, own in zip(files, rows):
+        kept = [row for row in own if row["epoch"] <= epoch]
+        if file.exists() or kept:
+            records.rewrite_rows(file, kept)
+    if epoch:
+        return checkpoint.restore(saved / str(epoch), ready.program.state), epoch
+    return _start(ready), 0
+
+
+def train(
+    ready: Ready,
+    workdir: Path,
+    *,
+    checkpoint_seconds: float = 60.0,
+    tensorboard: bool = False,
+    report: Callable[[float], None] = lambda epochs: None,
+) -> None:
+    """Trains a group to its end and marks its runs DONE. Resumes what was begun.
+
+    Args:
+      ready: the group.
+      workdir: the sweep's folder; the runs' folders exist.
+      checkpoint_seconds: least time between checkpoints (at ends of epochs).
+      tensorboard: write event files too.
+      report: called with the number of epochs newly done, as they are read.
+    """
+    group, folder = ready.group, workdir / "groups" / ready.group.name
+    points = [workdir / "points" / name for name in group.names]
+    if checkpoint.is_good(folder / "final") and _complete(points, ready.epochs):
+        _finish(ready, workdir)
+        return
+    state, begin = resume(ready, workdir)
+    report(begin)
+    seeds, traced = _inputs(group, ready.program)
+    labels = _labels(ready)
+    data = _device_data(group.points[0], ready.workload, ready.program)
+    log = metrics.GroupRecords(points, tensorboard)
+    saver = checkpoint.Writer(folder / "checkpoints")
+    started = flushed = saved = time.monotonic()
+
+    def read(number: int, values: PyTree) -> None:
+        values = {name: _real(group, value) for name, value in jax.device_get(values).items()}
+        log.add(metrics.rows_of((number + 1) * ready.run.steps_per_epoch, number + 1, values))
+        report(1)
+
+    try:
+        pending = None
+        for number in range(begin, ready.epochs):
+            place = ready.program.place("every", np.int32(number))
+            state, values = ready.epoch(state, seeds, traced, labels, data, place)
+            # Read one epoch late, so that the devices never wait for the host.
+            if pending:
+                read(*pending)
+            pending = number, values
+            now = time.monotonic()
+            if now - saved > checkpoint_seconds and number + 1 < ready.epochs:
+                read(*pending)
+                pending = None
+                log.flush(sync=True)
+                saver.save(number + 1, state)
+                saved = flushed = time.monotonic()
+            elif now - flushed > FLUSH_SECONDS:
+                log.flush()
+                flushed = now
+        if pending:
+            read(*pending)
+        log.flush(sync=True)
+    finally:
+        saver.close()
+        log.close()
+    seconds = time.monotonic() - started
+    variables = {"params": state.params, **state.model_state}
+    final = jax.tree.map(lambda x: _real(group, x), jax.device_get(variables))
+    checkpoint.save(folder / "final", final)
+    for point in points:
+        line = {
+            "group": group.name,
+            "runs": len(points),
+            "epochs": ready.epochs - begin,
+            "seconds": round(seconds, 3),
+            "compile_seconds": round(ready.compile_seconds, 3),
+        }
+        records.append_plain(point / "timing.jsonl", line)
+    _finish(ready, workdir)
+
+
+def _real(group: Group, x: np.ndarray) -> np.ndarray:
+    """[padded seeds, padded cells, ...] → [runs, ...], padding dropped."""
+    grid = x[: group.layout.seeds, : group.layout.cells]
+    return grid.reshape(-1, *grid.shape[2:])
+
+
+def _complete(points: Sequence[Path], epochs: int) -> bool:
+    for point in points:
+        rows = records.read_rows(point / "metrics.jsonl", tolerate_tail=True)
+        if not rows or rows[-1]["epoch"] != epochs:
+            return False
+    return True
+
+
+def _finish(ready: Ready, workdir: Path) -> None:
+    for name in ready.group.names:
+        point = workdir / "points" / name
+        text = (point / "metrics.jsonl").read_bytes()
+        done = {
+            "group": ready.group.name,
+            "steps": ready.epochs * ready.run.steps_per_epoch,
+            "rows": text.count(b"\n"),
+            "metrics_sha256": hashlib.sha256(text).hexdigest(),
+        }
+        records.write_json(point / "DONE", done)
+    checkpoint.remove_all(workdir / "groups" / ready.group.name / "checkpoints")

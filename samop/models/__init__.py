@@ -1,0 +1,40 @@
+"""Networks whose width is a parameter. `MODELS` maps a config's model.name to its builder."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from samop.models.mlp import MLP
+from samop.models.resnet import ResNet18
+
+
+class Model(NamedTuple):
+    """How a config describes one kind of network.
+
+    Attributes:
+      fields: the config's `model` fields beside `name`, with their defaults.
+      build: `build(fields, outputs) -> module`, called as `module.apply(variables, x, train)`.
+      width: the label of a width in tables and figures, e.g. "300-100".
+      convolutional: whether vmapping over weights makes grouped convolutions.
+    """
+
+    fields: Mapping[str, Any]
+    build: Callable[[Mapping[str, Any], int], nn.Module]
+    width: Callable[[Mapping[str, Any]], str]
+    convolutional: bool = False
+
+
+MODELS: dict[str, Model] = {
+    "mlp": Model(
+        fields={"hidden": (64, 64)},
+        build=lambda fields, outputs: MLP(tuple(fields["hidden"]), outputs),
+        width=lambda fields: "-".join(map(str, fields["hidden"])),
+    ),
+    "resnet18": Model(
+        fields={"filters": 64},
+        build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
+        width=lambda fields: str(fields["filters"]),
+        convolutional=True,
+    ),
+}

@@ -1,0 +1,62 @@
+"""ResNet-18 with the CIFAR stem: a 3×3 convolution of stride 1 and no pooling (1512.03385)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions with a skip; a 1×1 projection where the shape changes."""
+
+    filters: int
+    stride: int
+    norm: functools.partial
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        conv = functools.partial(nn.Conv, use_bias=False)
+        strides = (self.stride, self.stride)
+        y = conv(self.filters, (3, 3), strides, padding=1)(x)
+        y = nn.relu(self.norm()(y))
+        y = conv(self.filters, (3, 3), padding=1)(y)
+        y = self.norm()(y)
+        if x.shape != y.shape:
+            x = self.norm()(conv(self.filters, (1, 1), strides)(x))
+        return nn.relu(x + y)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 for small images, scaled by the filters of its first stage.
+
+    Parameters with 10 classes and 3 input channels, filters 4/8/16/32/64:
+    44,622 / 176,402 / 701,466 / 2,797,610 / 11,173,962.
+
+    Attributes:
+      filters: channels of the first of four stages; each next stage doubles them.
+      outputs: number of classes.
+      axis_name: mapped axis over which BatchNorm averages its statistics; None: this replica's.
+    """
+
+    filters: int
+    outputs: int
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """[batch, height, width, channels] → [batch, outputs]."""
+        norm = functools.partial(
+            nn.BatchNorm,
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=self.axis_name,
+        )
+        x = nn.Conv(self.filters, (3, 3), padding=1, use_bias=False)(x)
+        x = nn.relu(norm()(x))
+        for stage in range(4):
+            for block in range(2):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = Block(self.filters * 2**stage, stride, norm)(x)
+        return nn.Dense(self.outputs)(jnp.mean(x, axis=(1, 2)))

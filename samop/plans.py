@@ -1,0 +1,54 @@
+"""A plan in words: what `--dry_run` prints."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from samop import config as configs
+from samop import environment, sweep, timings
+from samop.progress import duration
+from samop.workloads import build, parameters
+
+
+def describe(plan: sweep.Plan, workdir: Path) -> str:
+    """The sweep in a few lines: axes, widths with parameters, data, devices, expected time."""
+    points = list(plan.points.values())
+    done = sum(sweep.is_done(workdir, name) for name in plan.points)
+    todo = sweep.pending_groups(plan, workdir)
+    widths = {configs.width_label(p): f"{parameters(p):,}" for p in points}
+    sources = {p["data"]["name"]: build(p).source for p in points}
+    used = sweep.devices(plan.run)
+    kind = environment.processor() if used[0].platform == "cpu" else used[0].device_kind
+    lines = [
+        f"{plan.experiment}: {len(points)} runs, {done} of them done; work folder {workdir}",
+        *(f"  {field}: {', '.join(map(_value, values))}" for field, values in plan.axes.items()),
+        f"  parameters: {', '.join(f'{width}: {n}' for width, n in widths.items())}",
+        f"  epochs: {_range(points, 'epochs')}, batch size: {_range(points, 'batch_size')}",
+        *(f"  data: {name}, {_source(source)}" for name, source in sources.items()),
+        f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
+        f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
+    ]
+    return "\n".join(lines)
+
+
+def _expected(todo: list[Any]) -> str:
+    seconds, known = timings.expected(todo)
+    if not todo:
+        return "none, everything is done"
+    if known < len(todo):
+        return f"not known yet ({known} of {len(todo)} were timed on this machine before)"
+    return f"{duration(seconds)} of training, plus compilation"
+
+
+def _source(source: Mapping[str, str]) -> str:
+    return f"from {source['origin']}" + (" (cached)" if source["kind"] == "cache" else "")
+
+
+def _range(points: list[Any], field: str) -> str:
+    return ", ".join(map(str, sorted({p["train"][field] for p in points})))
+
+
+def _value(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)

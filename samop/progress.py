@@ -1,0 +1,79 @@
+"""What a person sees while a sweep runs: a bar on a terminal, now and then a line elsewhere."""
+
+import sys
+import time
+from typing import Self
+
+
+class Progress:
+    """Progress over a whole sweep, on stderr.
+
+    Args:
+      runs: number of runs to train.
+      work: total work, in any unit; `advance` reports parts of it.
+    """
+
+    EVERY_SECONDS = 15.0  # between lines where there is no terminal
+
+    def __init__(self, runs: int, work: float):
+        self.runs, self.work = runs, max(work, 1e-9)
+        self.done, self.finished = 0.0, 0
+        self._started = self._said = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TimeElapsedColumn(),
+                TextColumn("{task.fields[left]}"),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("compiling", total=self.work, left="")
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, what: str, work: float = 0.0, finished: int = 0) -> None:
+        """Reports progress.
+
+        Args:
+          what: what is training now, e.g. "SAM 64-64".
+          work: work done since the last report.
+          finished: runs finished since the last report.
+        """
+        self.done += work
+        self.finished += finished
+        text = f"{self.finished}/{self.runs} runs  {what}"
+        if self._bar:
+            self._bar.update(self._task, description=text, completed=self.done, left=self._left())
+            return
+        now = time.monotonic()
+        if now - self._said > self.EVERY_SECONDS:
+            self._said = now
+            print(f"{text}  {100 * self.done / self.work:.0f} %  {self._left()}", file=sys.stderr)
+
+    def _left(self) -> str:
+        if self.done <= 0:
+            return ""
+        elapsed = time.monotonic() - self._started
+        return f"{duration(elapsed * (self.work - self.done) / self.done)} left"
+
+
+def duration(seconds: float) -> str:
+    """"45 s", "3 min 20 s" or "2 h 5 min"."""
+    seconds = round(max(seconds, 0.0))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"

@@ -1,0 +1,158 @@
+"""Many runs as one program: vmapped over seeds and cells, laid out over devices.
+
+A group of runs is a grid of seeds × cells; a cell is one setting of the traced fields. The batch
+order belongs to the seed, so cells of one seed share it and XLA gathers each batch once for all.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from samop.train import Run
+
+PyTree = Any
+AXIS = "runs"
+
+
+class Layout(NamedTuple):
+    """How a grid of runs lies on devices.
+
+    Attributes:
+      seeds, cells: the real extent of the grid.
+      devices: number of devices, ≥ 1.
+      split: 0: seeds are divided among the devices; 1: cells are. The divided extent is padded
+        to a multiple of `devices` by repeating its last entry; padded runs are thrown away.
+    """
+
+    seeds: int
+    cells: int
+    devices: int
+    split: int
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """Extent of the arrays: (seeds, cells), the divided one rounded up."""
+        extent = [self.seeds, self.cells]
+        extent[self.split] = -(-extent[self.split] // self.devices) * self.devices
+        return extent[0], extent[1]
+
+
+def layout(seeds: int, cells: int, devices: int) -> Layout:
+    """The layout that pads least; of equals the one that divides seeds."""
+    choices = [Layout(seeds, cells, devices, split) for split in (0, 1)]
+    return min(choices, key=lambda choice: choice.padded[0] * choice.padded[1])
+
+
+class Program(NamedTuple):
+    """A group's jitted functions. Arrays of runs have leading axes [seeds, cells], padded.
+
+    Attributes:
+      start: `start(params, model_state) -> state`; both arguments stacked over [seeds].
+      epoch: `epoch(state, seeds, traced, labels, data, number) -> (state, metrics)`; seeds
+        [seeds] uint32, traced a dict of [cells] floats, labels [seeds, cells, n], number an int32
+        scalar. The state is donated; metrics is a dict of [seeds, cells].
+      state: shapes and shardings of the state, for compiling and for restoring a checkpoint.
+      mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong.
+    """
+
+    start: Callable[..., PyTree]
+    epoch: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
+    state: PyTree
+    mesh: Mesh
+    specs: dict[str, PartitionSpec]
+
+    def place(self, spec: str, value: PyTree) -> PyTree:
+        """Puts host arrays onto the devices."""
+        return jax.device_put(value, self.sharding(spec))
+
+    def sharding(self, spec: str) -> NamedSharding:
+        """Where an array of one of the `specs` lives."""
+        return NamedSharding(self.mesh, self.specs[spec])
+
+
+def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Program:
+    """The group's program; it is traced when first called or lowered.
+
+    Args:
+      run: functions of one run.
+      layout: the grid and how it is divided.
+      devices: as many as the layout says. Each holds the whole data set.
+    """
+    mesh = Mesh(np.array(devices), (AXIS,))
+    one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))
+    # Counts are the same for all runs. Left unbatched, a cond on them stays a cond, where a
+    # batched one would become a select that computes both branches.
+    batched = jax.tree.map(lambda x: x.ndim > 0 or not jnp.issubdtype(x.dtype, jnp.integer), one)
+
+    def start(params, model_state):
+        seeds = _map(run.start, (True, True), batched)(params, model_state)
+        # All cells of a seed start from the same weights.
+        cells = layout.padded[1]
+        return _each(
+            batched, seeds, lambda x: jnp.broadcast_to(x[:, None], (len(x), cells, *x.shape[1:]))
+        )
+
+    epoch_seed = _map(run.epoch, (batched, False, True, True, False, False), (batched, True))
+    epoch = _map(epoch_seed, (batched, True, False, True, False, False), (batched, True))
+
+    grid = PartitionSpec(*(AXIS if axis == layout.split else None for axis in (0, 1)))
+    seeds, cells = (PartitionSpec(axis) for axis in grid)
+    every = PartitionSpec()
+    state = jax.tree.map(lambda flag: grid if flag else every, batched)
+
+    shapes = jax.tree.map(
+        lambda flag, x, spec: jax.ShapeDtypeStruct(
+            (*layout.padded, *x.shape) if flag else x.shape,
+            x.dtype,
+            sharding=NamedSharding(mesh, spec),
+        ),
+        batched,
+        one,
+        state,
+    )
+    sharded_epoch = jax.shard_map(
+        epoch,
+        mesh=mesh,
+        in_specs=(state, seeds, cells, grid, every, every),
+        out_specs=(state, grid),
+        check_vma=False,
+    )
+    return Program(
+        start=jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)),
+        epoch=jax.jit(sharded_epoch, donate_argnums=0),
+        state=shapes,
+        mesh=mesh,
+        specs={"seeds": seeds, "cells": cells, "grid": grid, "every": every},
+    )
+
+
+def _each(flags: PyTree, tree: PyTree, fn: Callable[[jax.Array], jax.Array]) -> PyTree:
+    """Applies `fn` to the leaves under a true flag; `flags` is a prefix of `tree`."""
+    return jax.tree.map(lambda flag, sub: jax.tree.map(fn, sub) if flag else sub, flags, tree)
+
+
+def _map(fn: Callable, flags: tuple[PyTree, ...], out_flags: PyTree) -> Callable:
+    """vmap over the leading axis of the flagged leaves; an extent of one is squeezed instead.
+
+    A convolution vmapped over its kernel becomes a grouped one, which is slow on a CPU even for
+    a single group.
+    """
+
+    def axes(flags):
+        return jax.tree.map(lambda flag: 0 if flag else None, flags)
+
+    def mapped(*args):
+        extents: set[int] = set()
+        for flag, arg in zip(flags, args):
+            _each(flag, arg, lambda x: extents.add(x.shape[0]))
+        (extent,) = extents
+        if extent > 1:
+            return jax.vmap(fn, axes(flags), axes(out_flags))(*args)
+        squeezed = [_each(flag, arg, lambda x: x[0]) for flag, arg in zip(flags, args)]
+        return _each(out_flags, fn(*squeezed), lambda x: x[None])
+
+    return mapped

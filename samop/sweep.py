@@ -1,0 +1,256 @@
+"""A sweep: from a config and its axes to points, groups and trained runs in one work folder."""
+
+import contextlib
+import copy
+import fcntl
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+
+from samop import config as configs
+from samop import environment, groups, loop, metrics, records, timings
+from samop.errors import UserError, nearest
+from samop.models import MODELS
+from samop.progress import Progress
+from samop.workloads import build, parameters
+
+Point = Mapping[str, Any]
+Axes = Mapping[str, Sequence[Any]]
+MEMORY_SHARE = 0.7  # of the free memory that one group may take
+
+
+class Plan(NamedTuple):
+    """What a command is going to do.
+
+    Attributes:
+      experiment: name of the sweep.
+      command: the command line, for the record.
+      axes: swept fields and their values.
+      points: configs by run name, in order.
+      run: the config's `run` section.
+    """
+
+    experiment: str
+    command: str
+    axes: Axes
+    points: Mapping[str, Point]
+    run: Mapping[str, Any]
+
+
+def expand(config: Mapping[str, Any], axes: Axes) -> list[Point]:
+    """All runs of a sweep: the product of the axes, the last varying fastest.
+
+    Runs that are the same (ρ is not swept where the optimiser has none) appear once.
+
+    Args:
+      config: the full config.
+      axes: dotted field → values.
+
+    Raises:
+      UserError: an axis that is no field or has no values, or an invalid run.
+    """
+    allowed = configs.flatten(config)
+    for field, values in axes.items():
+        if field not in allowed:
+            raise UserError(f"sweep axis {field!r} is no field{nearest(field, allowed)}")
+        if not len(values):
+            raise UserError(f"sweep axis {field!r} has no values")
+    points: dict[str, Point] = {}
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    for values in itertools.product(*axes.values()):
+        point = copy.deepcopy(plain)
+        for field, value in zip(axes, values):
+            *parents, last = field.split(".")
+            node = point
+            for key in parents:
+                node = node[key]
+            node[last] = value
+        if point["optimizer"]["name"] == "base":
+            point["optimizer"]["rho"] = 0.0
+        configs.validate(point)
+        points.setdefault(configs.digest(configs.canonical(point)), point)
+    return list(points.values())
+
+
+def plan(config: Mapping[str, Any], axes: Axes, command: str = "") -> Plan:
+    """The plan of a config with its axes; see `expand`."""
+    points = {configs.point_name(point): point for point in expand(config, axes)}
+    return Plan(config["experiment"], command, dict(axes), points, config["run"])
+
+
+def devices(run: Mapping[str, Any]) -> list[jax.Device]:
+    """The devices that a config's `run` section asks for."""
+    found = jax.devices()
+    if run["devices"] > len(found):
+        raise UserError(
+            f"run.devices={run['devices']} is more than there are: {len(found)} "
+            f"({found[0].platform})"
+        )
+    return found[: run["devices"] or len(found)]
+
+
+def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
+    """The groups still to train, those begun earlier first; DONE runs are left alone."""
+    begun = groups.frozen(workdir, plan.points)
+    taken = {name for group in begun for name in group.names}
+    unfinished = [g for g in begun if not all(is_done(workdir, name) for name in g.names)]
+    fresh = [point for name, point in plan.points.items() if name not in taken]
+    used = devices(plan.run)
+    return unfinished + groups.form(fresh, len(used), _most_runs(plan, used))
+
+
+def is_done(workdir: Path, name: str) -> bool:
+    """Whether a run is finished."""
+    return (workdir / "points" / name / "DONE").exists()
+
+
+def _most_runs(plan: Plan, used: Sequence[jax.Device]) -> int:
+    most = plan.run["replicates"] or len(plan.points) or 1
+    mode = plan.run["mode"]
+    if mode == "auto":
+        # vmapped convolutions are grouped ones, which XLA:CPU computes slowly.
+        models = {point["model"]["name"] for point in plan.points.values()}
+        slow = used[0].platform == "cpu" and any(MODELS[name].convolutional for name in models)
+        mode = "loop" if slow else "vmap"
+    return min(most, len(used)) if mode == "loop" else most
+
+
+def run(plan: Plan, workdir: Path) -> None:
+    """Trains whatever the plan has that the work folder has not. Holds the folder's lock.
+
+    Raises:
+      UserError: the folder cannot be written or another process works in it.
+    """
+    with lock(workdir):
+        write_plan(plan, workdir)
+        todo = pending_groups(plan, workdir)
+        runs = sum(len(group.names) for group in todo)
+        with Progress(runs, sum(map(timings.work, todo))) as progress:
+            for ready in _prepared(todo, plan, workdir):
+                _train(ready, plan, workdir, progress)
+
+
+def write_plan(plan: Plan, workdir: Path) -> None:
+    """Writes plan.json and, for each run that is new, its folder with config.json."""
+    axes = {field: list(values) for field, values in plan.axes.items()}
+    surroundings = environment.describe()
+    for name, point in plan.points.items():
+        folder = workdir / "points" / name
+        if (folder / "config.json").exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        workload = build(point)
+        value = {
+            "name": name,
+            "experiment": plan.experiment,
+            "config": configs.to_json(point),
+            "width": configs.width_label(point),
+            "parameters": parameters(point),
+            "metric": workload.metric._asdict(),
+            "data": dict(workload.source),
+            "environment": surroundings,
+        }
+        records.write_json(folder / "config.json", value, sync=False)
+    value = {
+        "experiment": plan.experiment,
+        "command": plan.command,
+        "axes": axes,
+        "points": list(plan.points),
+    }
+    records.write_json(workdir / "plan.json", value)
+
+
+def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[loop.Ready]:
+    """Groups ready to train, in order; the next ones compile while one trains."""
+    used = devices(plan.run)
+    queue, futures = list(todo), []
+    with ThreadPoolExecutor(environment.cores(), thread_name_prefix="compile") as pool:
+        try:
+            while queue or futures:
+                while queue and len(futures) <= environment.cores():
+                    futures.append(pool.submit(loop.prepare, queue.pop(0), used))
+                ready = futures.pop(0).result()
+                smaller = _smaller(ready, workdir, used)
+                if smaller:
+                    queue = smaller + queue
+                else:
+                    yield ready
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:
+    """The halves of a group that would not fit into memory; none where it does or must."""
+    group, room = ready.group, MEMORY_SHARE * environment.free_bytes(used)
+    if ready.bytes <= room or (workdir / "groups" / group.name / "members.json").exists():
+        return []
+    size = f"{group.names[0]} and {len(group.names) - 1} more need {ready.bytes / 2**30:.1f} GiB"
+    if len(group.names) <= len(used):
+        logging.warning("%s, with %.1f GiB to spare; trying all the same", size, room / 2**30)
+        return []
+    logging.info("%s, with %.1f GiB to spare: fewer at a time", size, room / 2**30)
+    return groups.form(group.points, len(used), max(len(used), len(group.names) // 2))
+
+
+def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> None:
+    group, point = ready.group, ready.group.points[0]
+    groups.freeze(group, workdir / "groups" / group.name)
+    label = configs.optimizer_label(point)
+    what = f"{label} {configs.width_label(point)}"
+    share = timings.work(group) / ready.epochs
+    progress.advance(what)
+    tensorboard = plan.run["tensorboard"] and metrics.tensorboard_available()
+    begin, trained = time.monotonic(), 0
+
+    def report(epochs: int) -> None:
+        nonlocal trained
+        trained += epochs
+        progress.advance(what, share * epochs)
+
+    loop.train(
+        ready,
+        workdir,
+        checkpoint_seconds=plan.run["checkpoint_seconds"],
+        tensorboard=tensorboard,
+        report=report,
+    )
+    if trained == ready.epochs:
+        timings.remember(group, trained, time.monotonic() - begin)
+    progress.advance(what, finished=len(group.names))
+
+
+@contextlib.contextmanager
+def lock(workdir: Path) -> Iterator[None]:
+    """Makes the work folder this process's own; the system frees it when the process ends.
+
+    Raises:
+      UserError: the folder cannot be written or another process holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open(workdir / ".lock", "a+")  # noqa: SIM115 - held for as long as the context
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror}; choose a folder that can"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={workdir} is in use by process {file.read().strip() or 'unknown'}: "
+                "wait for it, or choose another --workdir"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -1,0 +1,65 @@
+"""How long groups took on this machine, kept in the user's cache: what `--dry_run` foretells.
+
+Nothing that a run computes depends on these numbers.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+
+from samop import config as configs
+from samop import environment, records
+from samop.groups import Group
+from samop.workloads import parameters
+
+# A step costs about as much as this many parameters' arithmetic even for the smallest network.
+STEP_OVERHEAD = 3000
+
+
+def work(group: Group) -> float:
+    """A group's rough cost in arbitrary units, to weigh progress by."""
+    point = group.points[0]
+    passes = 1 if point["optimizer"]["name"] == "base" else 2
+    runs = group.layout.padded[0] * group.layout.padded[1]
+    return runs * point["train"]["epochs"] * passes * (parameters(point) + STEP_OVERHEAD)
+
+
+def remember(group: Group, epochs: int, seconds: float) -> None:
+    """Keeps the time of `epochs` epochs of a group."""
+    known = _read()
+    known[_key(group)] = seconds / epochs
+    _file().parent.mkdir(parents=True, exist_ok=True)
+    records.write_json(_file(), known)
+
+
+def expected(groups: list[Group]) -> tuple[float, int]:
+    """Expected seconds of the groups that were measured here before, and how many those are."""
+    known = _read()
+    seconds = [
+        known[_key(group)] * group.points[0]["train"]["epochs"]
+        for group in groups
+        if _key(group) in known
+    ]
+    return sum(seconds), len(seconds)
+
+
+def _key(group: Group) -> str:
+    static = configs.static(group.points[0])
+    static["train"].pop("epochs")
+    device = environment.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    return configs.digest([static, list(group.layout), device], 16)
+
+
+def _file() -> Path:
+    return environment.cache_dir() / "timings.json"
+
+
+def _read() -> dict[str, float]:
+    try:
+        return json.loads(_file().read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        _file().unlink()  # only a forecast is lost
+        return {}

@@ -1,0 +1,53 @@
+"""Arithmetic on pytrees of arrays that optax does not already have. Empty trees and leaves are fine."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+PyTree = Any
+
+
+def dot(a: PyTree, b: PyTree) -> jax.Array:
+    """Σ over all leaves of aᵢ·bᵢ, accumulated in at least float32. Scalar."""
+    wide = [
+        jnp.sum(_wide(x) * _wide(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    ]
+    return sum(wide, jnp.zeros((), jnp.float32))
+
+
+def norm(tree: PyTree) -> jax.Array:
+    """Global Euclidean norm over all leaves, accumulated in at least float32. Scalar, ≥ 0."""
+    return jnp.sqrt(dot(tree, tree))
+
+
+def scale(factor: jax.typing.ArrayLike, tree: PyTree) -> PyTree:
+    """factor · x for each leaf x, in at least float32: a tiny multiple must not round away."""
+    return jax.tree.map(lambda x: factor * _wide(x), tree)
+
+
+def add(a: PyTree, b: PyTree) -> PyTree:
+    """a + b leaf by leaf, in the wider of the two dtypes and at least float32.
+
+    At ρ = .05 and 10⁷ parameters one coordinate moves by 1.6e-5, less than bfloat16's spacing at
+    .05: a perturbed copy of low-precision parameters therefore has to be a float32 one.
+    """
+    return jax.tree.map(lambda x, y: _wide(x) + _wide(y), a, b)
+
+
+def masked(tree: PyTree, mask: PyTree) -> PyTree:
+    """The leaves where `mask` (booleans, same structure or a prefix) holds; zeros elsewhere."""
+    return jax.tree.map(
+        lambda keep, sub: jax.tree.map(lambda x: jnp.where(keep, x, jnp.zeros_like(x)), sub),
+        mask,
+        tree,
+    )
+
+
+def size(tree: PyTree) -> int:
+    """Number of scalars in all leaves."""
+    return sum(int(x.size) for x in jax.tree.leaves(tree))
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

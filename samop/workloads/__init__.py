@@ -1,0 +1,99 @@
+"""A workload is what is trained on what: data, network, loss and metric, as one record of functions."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from samop import trees
+from samop.config import canonical
+from samop.data import Splits
+from samop.errors import UserError
+
+PyTree = Any
+Batch = dict[str, jax.Array]
+# Data fields that concern how a run uses the examples, not which examples there are.
+OF_THE_RUN = ("label_noise", "noise_seed", "order_seed")
+
+
+class Metric(NamedTuple):
+    """What a sweep compares: `scale` turns it into what tables show (accuracy into points)."""
+
+    name: str
+    higher_is_better: bool
+    scale: float
+    unit: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Workload:
+    """Pure functions and arrays; nothing here knows optimisers, devices or sweeps.
+
+    Attributes:
+      metric: the metric of tables and figures; `examples` returns it beside "loss".
+      splits: NumPy arrays of the three splits; training, validation and test labels are clean.
+      num_classes: 0 for regression.
+      init: `init(seed) -> (params, model_state)`, jitted; model_state holds BatchNorm statistics.
+      batch: `batch(x, y, key, index) -> batch`: raw examples [n, ...] to network inputs.
+        `key` None: no augmentation. `index` [n] int32: place in the data set; whatever is
+        random about an example derives from it, so that it does not depend on how a batch is
+        split over devices.
+      apply: `apply(params, model_state, batch, key, train) -> (outputs, model_state)`.
+      examples: `examples(outputs, batch) -> {"loss": [n], metric.name: [n], ...}`, per example.
+      source: where the data came from.
+    """
+
+    metric: Metric
+    splits: Splits
+    num_classes: int
+    init: Callable[[jax.Array], tuple[PyTree, PyTree]]
+    batch: Callable[..., Batch]
+    apply: Callable[..., tuple[jax.Array, PyTree]]
+    examples: Callable[[jax.Array, Batch], dict[str, jax.Array]]
+    source: Mapping[str, str]
+
+
+def build(config: Mapping[str, Any]) -> Workload:
+    """The workload that a validated config names. Loads its data.
+
+    Workloads are kept: groups that differ only in their optimiser share the data and the
+    compiled initialisation.
+
+    Raises:
+      UserError: data that cannot be had, or that do not fit the config.
+    """
+    plain = canonical(config)
+    data = {k: v for k, v in plain["data"].items() if k not in OF_THE_RUN}
+    fields = {"workload": plain["workload"], "data": data, "model": plain["model"]}
+    return _build(json.dumps(fields), config["data"]["dir"], plain["train"]["batch_size"])
+
+
+@functools.lru_cache(maxsize=64)
+def _build(fields: str, directory: str, batch_size: int) -> Workload:
+    from samop.workloads import classification, regression
+
+    builders = {"classification": classification.build, "regression": regression.build}
+    config = json.loads(fields)
+    config["data"]["dir"] = directory
+    workload = builders[config["workload"]](config)
+    examples = len(workload.splits.train.x)
+    if batch_size > examples:
+        raise UserError(
+            f"train.batch_size={batch_size} is larger than the data: {config['data']['name']} "
+            f"has {examples} training examples here; allowed: 1 to {examples}"
+        )
+    return workload
+
+
+def parameters(config: Mapping[str, Any]) -> int:
+    """Number of parameters of the config's network on its data."""
+    return _parameters(build(config))
+
+
+@functools.lru_cache(maxsize=64)
+def _parameters(workload: Workload) -> int:
+    params, _ = jax.eval_shape(workload.init, jax.ShapeDtypeStruct((), "uint32"))
+    return trees.size(params)

@@ -1,0 +1,67 @@
+"""Image classification with cross-entropy: digits, MNIST, Fashion-MNIST, CIFAR-10."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from samop.data import Dataset, augment
+from samop.errors import UserError
+from samop.workloads import Metric, Workload, supervised
+
+
+def examples(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Cross-entropy (nats) and correctness (0 or 1) of each example, both [n].
+
+    Args:
+      logits: [n, classes].
+      batch: "y" holds the labels, int [n].
+    """
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+    return {"loss": loss, "accuracy": (jnp.argmax(logits, -1) == batch["y"]).astype(loss.dtype)}
+
+
+def normalization(dataset: Dataset, how: str) -> tuple[np.ndarray, np.ndarray]:
+    """(gain, offset), each [channels] or [1], such that raw · gain + offset enters the network.
+
+    Args:
+      dataset: its `scale`, `mean` and `std` describe the raw pixels.
+      how: "unit" for [0, 1], "standardize" for mean 0 and deviation 1 a channel, "none".
+    """
+    if how == "standardize":
+        std = np.asarray(dataset.std, np.float32)
+        return 1 / (dataset.scale * std), -np.asarray(dataset.mean, np.float32) / std
+    gain = 1.0 if how == "none" else 1 / dataset.scale
+    return np.array([gain], np.float32), np.zeros(1, np.float32)
+
+
+def build(config: Mapping[str, Any]) -> Workload:
+    """See `samop.workloads.build`."""
+    dataset, splits = supervised.load(config)
+    if not dataset.num_classes:
+        raise UserError(
+            f"data.name={dataset.name!r} has no classes: use workload='regression'"
+        )
+    fields = config["data"]
+    gain, offset = normalization(dataset, fields["normalize"])
+    init, apply = supervised.network(config, splits.train.x.shape[1:], dataset.num_classes)
+
+    def batch(x, y, key, index):
+        if key is not None and fields["augment"] == "crop_flip":
+            x = augment.crop_flip(x, key, index)
+        # The bytes travel as uint8; one multiply-add on the device makes numbers of them.
+        return {"x": x.astype(jnp.result_type(float)) * gain + offset, "y": y}
+
+    return Workload(
+        metric=Metric("accuracy", True, 100.0, "points"),
+        splits=splits,
+        num_classes=dataset.num_classes,
+        init=init,
+        batch=batch,
+        apply=apply,
+        examples=examples,
+        source=dataset.source,
+    )

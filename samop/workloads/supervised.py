@@ -1,0 +1,58 @@
+"""What all workloads on arrays of examples share: data, network, its initial and running state."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from samop import data
+from samop.data import sampling
+from samop.models import MODELS
+
+
+@functools.lru_cache(maxsize=4)
+def _load(name: str, directory: str, validation: int, train: int, test: int):
+    dataset = data.load(name, directory or None)
+    return dataset, data.split(dataset, validation=validation, train=train, test=test)
+
+
+def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
+    """Data set and splits of a config; kept, since the groups of a sweep share them."""
+    fields = config["data"]
+    return _load(
+        fields["name"],
+        fields["dir"],
+        fields["validation"],
+        fields["train_size"],
+        fields["test_size"],
+    )
+
+
+def network(config: Mapping[str, Any], example_shape: tuple[int, ...], outputs: int):
+    """`init` and `apply` of a Workload for the config's network.
+
+    Args:
+      config: a validated config.
+      example_shape: shape of one network input, without the batch.
+      outputs: number of outputs.
+    """
+    fields = config["model"]
+    module = MODELS[fields["name"]].build(fields, outputs)
+
+    @jax.jit
+    def init(seed: jax.Array):
+        key = sampling.stream(seed, sampling.INIT)
+        variables = dict(module.init(key, jnp.zeros((1, *example_shape))))
+        return variables.pop("params"), variables
+
+    def apply(params, model_state, batch, key, train):
+        variables = {"params": params, **model_state}
+        if not train:
+            return module.apply(variables, batch["x"], train=False), model_state
+        return module.apply(
+            variables, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": key}
+        )
+
+    return init, apply
