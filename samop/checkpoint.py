@@ -185,9 +185,7 @@ def verify(path: Path) -> None:
 
 def _hashes(folder: Path) -> Mapping[str, str]:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / HASHES)
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
-    }
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def _named(tree: PyTree) -> dict[str, Any]:

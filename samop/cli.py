@@ -141,7 +141,9 @@ def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], dict[str, Seq
     spec.loader.exec_module(module)
     for name in ("get_config", "sweep"):
         if not hasattr(module, name):
-            raise UserError(f"--config={path} defines no function {name}: see configs/ for examples")
+            raise UserError(
+                f"--config={path} defines no function {name}: see configs/ for examples"
+            )
     return module.get_config(argument), module.sweep
 
 

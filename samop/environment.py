@@ -10,7 +10,16 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("samop", "jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint", "ml-collections")
+PACKAGES = (
+    "samop",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "orbax-checkpoint",
+    "ml-collections",
+)
 
 
 def describe() -> dict[str, str | int]:

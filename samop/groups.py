@@ -6,7 +6,7 @@ layout are written to `groups/<name>/members.json` once and never decided again.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,13 +53,13 @@ def make(rows: Sequence[Sequence[Point]], devices: int) -> Group:
     return Group(configs.digest(names), names, points, grid)
 
 
-def form(points: Sequence[Point], devices: int, most: int) -> list[Group]:
+def form(points: Sequence[Point], devices: int, most: Callable[[Point], int]) -> list[Group]:
     """Groups that cover `points`, in their order.
 
     Args:
       points: configs of runs, all different.
       devices: number of devices to lay groups out on.
-      most: largest number of runs in one group.
+      most: largest number of runs in a group of runs like the given one.
     """
     families: dict[str, dict[int, list[Point]]] = {}
     for point in points:
@@ -73,7 +73,7 @@ def form(points: Sequence[Point], devices: int, most: int) -> list[Group]:
             row = sorted(row, key=_cell)
             grids.setdefault(json.dumps([_cell(p) for p in row]), []).append(row)
         for rows in grids.values():
-            groups += _divide(rows, devices, most)
+            groups += _divide(rows, devices, most(rows[0][0]))
     return groups
 
 

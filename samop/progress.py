@@ -70,7 +70,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """"45 s", "3 min 20 s" or "2 h 5 min"."""
+    """ "45 s", "3 min 20 s" or "2 h 5 min"."""
     seconds = round(max(seconds, 0.0))
     if seconds < 60:
         return f"{seconds} s"

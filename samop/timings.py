@@ -47,7 +47,9 @@ def expected(groups: list[Group]) -> tuple[float, int]:
 def _key(group: Group) -> str:
     static = configs.static(group.points[0])
     static["train"].pop("epochs")
-    device = environment.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    device = (
+        environment.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    )
     return configs.digest([static, list(group.layout), device], 16)
 
 

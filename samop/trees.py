@@ -10,9 +10,7 @@ PyTree = Any
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:
     """Σ over all leaves of aᵢ·bᵢ, accumulated in at least float32. Scalar."""
-    wide = [
-        jnp.sum(_wide(x) * _wide(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
-    ]
+    wide = [jnp.sum(_wide(x) * _wide(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))]
     return sum(wide, jnp.zeros((), jnp.float32))
 
 

@@ -42,9 +42,7 @@ def build(config: Mapping[str, Any]) -> Workload:
     """See `samop.workloads.build`."""
     dataset, splits = supervised.load(config)
     if not dataset.num_classes:
-        raise UserError(
-            f"data.name={dataset.name!r} has no classes: use workload='regression'"
-        )
+        raise UserError(f"data.name={dataset.name!r} has no classes: use workload='regression'")
     fields = config["data"]
     gain, offset = normalization(dataset, fields["normalize"])
     init, apply = supervised.network(config, splits.train.x.shape[1:], dataset.num_classes)

@@ -24,9 +24,7 @@ def build(config: Mapping[str, Any]) -> Workload:
     """See `samop.workloads.build`."""
     dataset, splits = supervised.load(config)
     if dataset.num_classes:
-        raise UserError(
-            f"data.name={dataset.name!r} has classes: use workload='classification'"
-        )
+        raise UserError(f"data.name={dataset.name!r} has classes: use workload='classification'")
     for field, allowed in (("augment", "none"), ("normalize", "none")):
         if config["data"][field] != allowed:
             raise UserError(

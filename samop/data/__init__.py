@@ -1,0 +1,12 @@
+"""Data sets by name, on machines with and without a network. No jax.
+
+`load` gives the arrays as stored, `split` the train, validation and test parts; `python -m
+samop.data prepare NAME …` fetches ahead of time.
+"""
+
+from samop.data.dataset import Dataset
+from samop.data.sources import load
+from samop.data.splits import Split, Splits, split
+from samop.data.teacher import synthetic
+
+__all__ = ["Dataset", "Split", "Splits", "load", "split", "synthetic"]

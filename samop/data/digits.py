@@ -1,0 +1,37 @@
+"""The 1,797 real 8×8 digits that scikit-learn ships: the data set that every machine has."""
+
+from importlib.metadata import version
+
+import numpy as np
+
+from samop.data.dataset import Arrays, Dataset, content_hash, image_dataset
+from samop.data.splits import permutation
+from samop.errors import UserError
+
+TEST = 500
+# scikit-learn lists the writers one after the other; a fixed permutation mixes them.
+_SEED = 1797
+_CONTENT = "bf2d8ce8e7b0489d2a8ea8739e1c393dbe8cf16b945a8ecf1cd7b84e529c4db2"
+
+
+def digits() -> Dataset:
+    """1,297 training and 500 test images, uint8 `[n, 8, 8, 1]` with values 0…16, 10 classes.
+
+    Raises:
+      UserError: the installed scikit-learn ships other digits than the known ones.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    order = permutation(len(bunch.target), _SEED)
+    x = bunch.images[order].astype(np.uint8)[..., None]
+    y = bunch.target[order].astype(np.int32)
+    arrays = Arrays(x[:-TEST], y[:-TEST], x[-TEST:], y[-TEST:])
+    release = version("scikit-learn")
+    if (got := content_hash(arrays)) != _CONTENT:
+        raise UserError(
+            f"data set 'digits' from scikit-learn {release}: sha256 of its arrays expected "
+            f"{_CONTENT}, got {got}"
+        )
+    source = {"kind": "installed", "origin": f"scikit-learn {release}", "version": release}
+    return image_dataset("digits", arrays, num_classes=10, scale=16.0, source=source)
