@@ -2,10 +2,10 @@
 
 python -m samop.main --config=configs/mnist_width.py
 
-Widths [75, 25] to [3000, 1000] and hyperparameters of the released configs (arXiv 2311.17539): rate
-.1, momentum .9, batch 128, decay 1e-4, 100 epochs, rate × .1 at 25/50/75 %, inputs / 255. The ρ grid,
-three seeds and 5,000 validation examples held out of the training part are our choice; the
-released configs use ρ = .05 and choose nothing.
+Widths [75, 25] to [3000, 1000] and hyperparameters of the released configs (arXiv 2311.17539):
+rate .1, momentum .9, batch 128, decay 1e-4, 100 epochs, rate × .1 at 25/50/75 %, inputs / 255.
+The ρ grid, three seeds and 5,000 validation examples held out of the training part are our
+choice; the released configs use ρ = .05 and choose nothing.
 Arguments after the colon: smoke; seeds=3; epochs=100; width=300-100 (several joined by +).
 On two CPU cores take width=75-25+150-50+300-100; the two widest are for an accelerator.
 """

@@ -14,15 +14,15 @@ from samop import config as configs
 from samop.errors import UserError, nearest
 
 HELP = """\
-Trains a sweep of runs (widths × optimisers × ρ × seeds), then prints its table and draws its figure.
+Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, draws its figure.
 
   python -m samop.main --config=FILE.py[:ARG,KEY=VALUE] [--config.FIELD=VALUE ...] [options]
 
-  --config=FILE.py        an experiment, e.g. configs/digits_width.py; what may follow the colon is in
-                          the file's header: `smoke` cuts any experiment down to two minutes
+  --config=FILE.py        an experiment, e.g. configs/digits_width.py; what may follow the colon
+                          is in the file's header: `smoke` cuts any of them to two minutes
   --config=RUN/config.json  one run again, from the record in its folder
-  --config.FIELD=VALUE    overrides a field, e.g. --config.train.epochs=10; a swept field is then
-                          fixed, and its axis says so; --config.sweep.rho="(.1,.2)" changes an axis
+  --config.FIELD=VALUE    overrides a field, e.g. --config.train.epochs=10; a swept field is
+                          then fixed; --config.sweep.rho="(.1,.2)" changes an axis
   --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
                           same command again skips what is done and resumes what is not
   --dry_run               prints the plan and trains nothing

@@ -158,12 +158,11 @@ def _pair(cell: _Cell, metric: Metric, epoch: str, choice: str | float) -> _Pair
         edge = "highest" if star == len(rhos) - 1 else "lowest" if star == 0 < rhos[0] else ""
     place = np.arange(len(seeds))
     base = [cell.base[seed] for seed in seeds] if cell.base else []
+    scores = [run[f"{epoch}_test_{metric.name}"] for run in base] or [np.nan] * len(seeds)
     failed = of("status")[chosen, place] == "diverged"
     return _Pairs(
         seeds=seeds,
-        base=np.array(
-            [run[f"{epoch}_test_{metric.name}"] for run in base] or [np.nan] * len(seeds)
-        ),
+        base=np.array(scores),
         sam=test[chosen, place],
         rho=rhos[chosen],
         rho_star=float(rhos[star]),
@@ -231,13 +230,13 @@ def gains(
 
     Returns:
       One row per cell. `selection` says how ρ was found; `rho_star` is the choice of all seeds
-      together, `rho_low` … `rho_high` the range of the per-seed ones, `rho_votes` how many of
-      these agree with rho_star, `edge` whether rho_star ends the grid. Means are in the metric's
-      shown unit, over the `n` pairs (where an arm has no runs, over all of the other); gain is
-      the mean paired difference, positive where SAM is better, also for a loss; *_half95 are
-      half-widths of 95 % t intervals; `p` is the paired t test's, `p_holm` adjusts it over the
-      widths of the condition. `n_diverged` counts runs, `n_excluded` pairs without a number,
-      `n_unpaired` seeds without a complete set of runs.
+      together, `rho_low` … `rho_high` the range of the `rho_seeds` per-seed choices, `rho_votes`
+      how many of these agree with rho_star, `edge` whether rho_star ends the grid. Means are in
+      the metric's shown unit, over the `n` pairs (where an arm has no runs, over all of the
+      other); gain is the mean paired difference, positive where SAM is better, also for a loss;
+      *_half95 are half-widths of 95 % t intervals; `p` is the paired t test's, `p_holm` adjusts
+      it over the widths of the condition. `n_diverged` counts runs, `n_excluded` pairs without a
+      number, `n_unpaired` seeds without a complete set of runs.
 
     Raises:
       UserError: an unknown epoch or choice.
@@ -271,6 +270,7 @@ def _gain_table(
                 "rho_low": paired.rho.min(initial=np.inf) if paired.seeds else np.nan,
                 "rho_high": paired.rho.max(initial=0.0) if paired.seeds else np.nan,
                 "rho_votes": int((paired.rho == paired.rho_star).sum()),
+                "rho_seeds": len(paired.rho),
                 "edge": paired.edge,
                 "metric": unit.name,
                 "unit": unit.unit,
@@ -314,7 +314,7 @@ def slopes(
     Args:
       runs, epoch, choice: as for `gains`.
       widths: "all", or "upper": the larger half, which shows whether the slope is more than the
-        collapse of networks too small for SAM. It takes four widths.
+        collapse of networks too small for SAM. Below four widths it has no rows.
 
     Returns:
       One row per condition: slope in the metric's unit per doubling of parameters, its t
@@ -333,8 +333,9 @@ def slopes(
         wide = wide.loc[:, wide.columns.isin(list(zip(group["parameters"], group["width"])))]
         seeds = len(wide)
         if widths == "upper":
-            keep = wide.shape[1] - wide.shape[1] // 2
-            wide = wide.iloc[:, -keep if wide.shape[1] >= 4 else wide.shape[1] :]
+            if wide.shape[1] < 4:
+                continue
+            wide = wide.iloc[:, wide.shape[1] // 2 :]
         wide = wide.dropna()
         x = np.log2(np.array([count for count, _ in wide.columns], float))
         x = x - x.mean() if len(x) else x

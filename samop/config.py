@@ -42,7 +42,9 @@ def defaults(model: str = "mlp") -> ConfigDict:
                 "validation": 297,  # examples held out of the training part
                 "train_size": 0,  # 0: all
                 "test_size": 0,
-                "label_noise": 0.0,  # share of training labels flipped to another class
+                # Share of training labels flipped to another class; in regression the standard
+                # deviation of the noise on training targets.
+                "label_noise": 0.0,
                 "noise_seed": -1,  # -1: the run's seed
                 "order_seed": -1,  # -1: the run's seed
                 "normalize": "unit",  # unit: pixels in [0, 1]
@@ -218,7 +220,8 @@ def validate(config: Mapping[str, Any]) -> None:
         _number(config, field, 0, math.inf)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
     _number(config, "optimizer.momentum", 0, 1, open_end=True)
-    _number(config, "data.label_noise", 0, 1, open_end=True)
+    most = 1 if config["workload"] == "classification" else math.inf
+    _number(config, "data.label_noise", 0, most, open_end=True)
     _number(config, "optimizer.warmup", 0, 1, open_end=True)
     for field in ("train.epochs", "train.batch_size", "train.eval_batch_size", "data.validation"):
         _whole(config, field, 1)
@@ -235,12 +238,15 @@ def validate(config: Mapping[str, Any]) -> None:
                 "shares of training between 0 and 1, as in (0.5, 0.75)"
             )
     for field in MODELS[config["model"]["name"]].fields:
+        if field not in config["model"]:
+            raise UserError(
+                f"model.name={config['model']['name']!r} needs model.{field}, which this config "
+                "lacks: start from a config of that network"
+            )
         sizes = config["model"][field]
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
-    if config["workload"] == "regression" and config["data"]["label_noise"]:
-        raise UserError("data.label_noise flips classes: with workload='regression' it must be 0")
 
 
 def from_json(plain: Mapping[str, Any]) -> ConfigDict:

@@ -9,6 +9,6 @@ class UserError(ValueError):
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:
-    """`" (did you mean 'rho'?)"` where a close match exists among `allowed`, else an empty string."""
+    """`" (did you mean 'rho'?)"` where `allowed` has a close match, else an empty string."""
     match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
     return f" (did you mean {match[0]!r}?)" if match else ""

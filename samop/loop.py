@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from samop import checkpoint, metrics, records
@@ -80,7 +81,8 @@ def _arguments(group: Group, workload: Workload, run: Run, program: Program):
 def _inputs(group: Group, program: Program):
     seeds, cells = group.layout.padded
     traced = {
-        field: np.array(_pad(values, cells), np.float32) for field, values in group.cells.items()
+        field: np.array(_pad(values, cells), jnp.result_type(float))
+        for field, values in group.cells.items()
     }
     return (
         program.place("seeds", np.array(_pad(group.seeds, seeds), np.uint32)),
@@ -127,7 +129,8 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
     return {"x": fill(split.x), "y": fill(split.y), "weight": fill(weight)}
 
 
-def _start(ready: Ready) -> PyTree:
+def start(ready: Ready) -> PyTree:
+    """The state before the first step. Each run's weights depend on its own seed alone."""
     seeds, _ = ready.group.layout.padded
     each = [ready.run.init(np.uint32(s)) for s in _pad(ready.group.seeds, seeds)]
     params, model_state = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(each))
@@ -145,6 +148,13 @@ def _labels(ready: Ready) -> jax.Array:
                 made[seed, rate] = np.asarray(labels)
     grid = [[made[s, rate] for rate in rates] for s in _pad(ready.group.seeds, seeds)]
     return ready.program.place("grid", np.stack([np.stack(row) for row in grid]))
+
+
+def feed(ready: Ready) -> tuple[PyTree, ...]:
+    """Seeds, traced fields, labels and data on the devices: the epoch's arguments that stay."""
+    seeds, traced = _inputs(ready.group, ready.program)
+    data = _device_data(ready.group.points[0], ready.workload, ready.program)
+    return seeds, traced, _labels(ready), data
 
 
 def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
@@ -165,7 +175,7 @@ def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
             records.rewrite_rows(file, kept)
     if epoch:
         return checkpoint.restore(saved / str(epoch), ready.program.state), epoch
-    return _start(ready), 0
+    return start(ready), 0
 
 
 def train(
@@ -192,15 +202,13 @@ def train(
         return
     state, begin = resume(ready, workdir)
     report(begin)
-    seeds, traced = _inputs(group, ready.program)
-    labels = _labels(ready)
-    data = _device_data(group.points[0], ready.workload, ready.program)
+    inputs = feed(ready)
     log = metrics.GroupRecords(points, tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
     started = flushed = saved = time.monotonic()
 
     def read(number: int, values: PyTree) -> None:
-        values = {name: _real(group, value) for name, value in jax.device_get(values).items()}
+        values = {name: real(group, value) for name, value in jax.device_get(values).items()}
         log.add(metrics.rows_of((number + 1) * ready.run.steps_per_epoch, number + 1, values))
         report(1)
 
@@ -208,7 +216,7 @@ def train(
         pending = None
         for number in range(begin, ready.epochs):
             place = ready.program.place("every", np.int32(number))
-            state, values = ready.epoch(state, seeds, traced, labels, data, place)
+            state, values = ready.epoch(state, *inputs, place)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:
                 read(*pending)
@@ -231,7 +239,7 @@ def train(
         log.close()
     seconds = time.monotonic() - started
     variables = {"params": state.params, **state.model_state}
-    final = jax.tree.map(lambda x: _real(group, x), jax.device_get(variables))
+    final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
     checkpoint.save(folder / "final", final)
     for point in points:
         line = {
@@ -245,7 +253,7 @@ def train(
     _finish(ready, workdir)
 
 
-def _real(group: Group, x: np.ndarray) -> np.ndarray:
+def real(group: Group, x: np.ndarray) -> np.ndarray:
     """[padded seeds, padded cells, ...] → [runs, ...], padding dropped."""
     grid = x[: group.layout.seeds, : group.layout.cells]
     return grid.reshape(-1, *grid.shape[2:])

@@ -55,7 +55,7 @@ def execute(request: cli.Request) -> int:
     sweep.run(plan, request.workdir)
     from samop import report
 
-    print(report.write(request.workdir))
+    print(report.write(request.workdir), end="")
     return 0
 
 

@@ -14,6 +14,7 @@ from samop.workloads import Batch, Workload
 
 PyTree = Any
 _noisy_labels = jax.jit(sampling.noisy_labels, static_argnums=1)
+_noisy_targets = jax.jit(sampling.noisy_targets)
 Traced = Mapping[str, jax.Array]
 Data = Mapping[str, Any]
 
@@ -132,9 +133,10 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
 
     def labels(seed, rate):
         y = jnp.asarray(workload.splits.train.y)
+        noise_seed = own_seed("noise_seed", seed)
         if not workload.num_classes:
-            return y
-        return _noisy_labels(y, workload.num_classes, rate, own_seed("noise_seed", seed))
+            return _noisy_targets(y, rate, noise_seed)
+        return _noisy_labels(y, workload.num_classes, rate, noise_seed)
 
     def start(params, model_state):
         # No optimiser's initial state depends on rates or radii.

@@ -65,8 +65,8 @@ def sam(
       >>> state = tx.init(w)
       >>> updates, state = tx.update(jax.grad(loss)(w), state, w, grad_fn=jax.grad(loss))
       >>> w = optax.apply_updates(w, updates)
-      >>> print(w, state.grad_evals)
-      [ 0.5373973  -0.44906503] 2
+      >>> print(jnp.round(w, 3), state.grad_evals)
+      [ 0.537 -0.448] 2
     """
     check_rho(rho)
     base = optax.with_extra_args_support(base)

@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees of arrays that optax does not already have. Empty trees and leaves are fine."""
+"""Arithmetic on pytrees of arrays that optax does not have. Empty trees and leaves are fine."""
 
 from typing import Any
 

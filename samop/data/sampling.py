@@ -34,6 +34,14 @@ def noisy_labels(
     return jnp.where(rank < jnp.round(rate * n), flipped, labels)
 
 
+def noisy_targets(
+    targets: jax.Array, deviation: jax.typing.ArrayLike, seed: jax.typing.ArrayLike
+) -> jax.Array:
+    """Regression targets [n] plus Gaussian noise of a standard deviation, which may be traced."""
+    noise = jax.random.normal(stream(seed, NOISE), targets.shape, targets.dtype)
+    return targets + jnp.asarray(deviation, targets.dtype) * noise
+
+
 def epoch_order(
     n: int, batch_size: int, seed: jax.typing.ArrayLike, epoch: jax.typing.ArrayLike
 ) -> jax.Array:

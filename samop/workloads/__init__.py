@@ -1,4 +1,4 @@
-"""A workload is what is trained on what: data, network, loss and metric, as one record of functions."""
+"""A workload is what is trained on what: data, network, loss and metric, as functions."""
 
 import dataclasses
 import functools

@@ -25,17 +25,20 @@ def examples(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Ar
 
 
 def normalization(dataset: Dataset, how: str) -> tuple[np.ndarray, np.ndarray]:
-    """(gain, offset), each [channels] or [1], such that raw · gain + offset enters the network.
+    """(gain, offset), each [1, 1, 1, channels or 1], such that raw · gain + offset enters the network.
 
     Args:
       dataset: its `scale`, `mean` and `std` describe the raw pixels.
       how: "unit" for [0, 1], "standardize" for mean 0 and deviation 1 a channel, "none".
     """
     if how == "standardize":
-        std = np.asarray(dataset.std, np.float32)
-        return 1 / (dataset.scale * std), -np.asarray(dataset.mean, np.float32) / std
-    gain = 1.0 if how == "none" else 1 / dataset.scale
-    return np.array([gain], np.float32), np.zeros(1, np.float32)
+        std, mean = np.asarray(dataset.std, np.float32), np.asarray(dataset.mean, np.float32)
+        gain, offset = 1 / (dataset.scale * std), -mean / std
+    else:
+        gain, offset = np.ones(1, np.float32), np.zeros(1, np.float32)
+        if how == "unit":
+            gain = gain / dataset.scale
+    return gain.reshape(1, 1, 1, -1), offset.reshape(1, 1, 1, -1)
 
 
 def build(config: Mapping[str, Any]) -> Workload:

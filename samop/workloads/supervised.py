@@ -44,7 +44,10 @@ def network(config: Mapping[str, Any], example_shape: tuple[int, ...], outputs: 
     @jax.jit
     def init(seed: jax.Array):
         key = sampling.stream(seed, sampling.INIT)
-        variables = dict(module.init(key, jnp.zeros((1, *example_shape))))
+        variables = module.init(key, jnp.zeros((1, *example_shape)))
+        # flax initialises in float32 whatever jax's default precision is.
+        real = jnp.result_type(float)
+        variables = dict(jax.tree.map(lambda x: x.astype(real), variables))
         return variables.pop("params"), variables
 
     def apply(params, model_state, batch, key, train):

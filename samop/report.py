@@ -1,0 +1,123 @@
+"""python -m samop.report --workdir=DIR: tables and figures of a sweep again, without training.
+
+Writes into the work folder results.csv (every gain), slopes.csv (the primary test), runs.csv (one
+row a run), figures/width_gap.{png,pdf} and figures/accuracy.{png,pdf}, and prints the table.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from absl import app, flags
+
+from samop import comparison, figures, results
+from samop.errors import UserError
+from samop.records import write_atomic
+
+
+def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
+    """Writes the tables and figures of a work folder; never trains.
+
+    Args:
+      workdir: the work folder of a sweep.
+      allow_incomplete: report on what is finished.
+
+    Returns:
+      What to print: the table, the compute where it was recorded, and the paths written.
+
+    Raises:
+      UserError: as `samop.results.load`.
+    """
+    root = Path(workdir)
+    runs = results.load(root, allow_incomplete=allow_incomplete)
+    table = results.table(runs)
+    if results.finished(runs).empty:
+        return table
+    paths = [*_tables(runs, root), *_figures(runs, root / "figures")]
+    parts = [table, compute(root, runs), "\n".join(f"wrote {path}" for path in paths)]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def csv(table: pd.DataFrame) -> str:
+    """The text of a table: ten significant digits, the same for the same numbers."""
+    return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+
+
+def _tables(runs: pd.DataFrame, root: Path) -> list[Path]:
+    choices: list[str | float] = ["validation", "oracle", *comparison.rho_grid(runs)]
+    slopes = [
+        results.slopes(runs, epoch=epoch, choice=choice, widths=widths)
+        for epoch in comparison.EPOCHS
+        for choice in choices
+        for widths in ("all", "upper")
+    ]
+    tables = {
+        "results.csv": results.tidy(runs),
+        "slopes.csv": pd.concat(slopes, ignore_index=True),
+        "runs.csv": runs,
+    }
+    paths = []
+    for name, table in tables.items():
+        if not table.empty:
+            write_atomic(root / name, csv(table))
+            paths.append(root / name)
+    return paths
+
+
+def _figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    paths = []
+    if results.gains(runs)["gain"].notna().any():
+        paths += figures.save(figures.width_gap(runs), folder / "width_gap")
+    return paths + figures.save(figures.accuracy(runs), folder / "accuracy")
+
+
+def compute(root: Path, runs: pd.DataFrame) -> str:
+    """One line on the time the runs recorded in timing.jsonl; empty where they recorded none."""
+    seconds, timed = 0.0, 0
+    for name in runs["point"]:
+        path = root / "points" / name / "timing.jsonl"
+        if not path.exists():
+            continue
+        timed += 1
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                entry = json.loads(line)
+                # A group of runs trains as one program; each of them has the group's time.
+                seconds += entry["seconds"] / entry.get("runs", 1)
+            except (ValueError, AttributeError, KeyError, TypeError):
+                raise UserError(f"{path}, line {number} is corrupt: {line[:60]!r}") from None
+    if not timed:
+        return ""
+    evaluations = results.finished(runs)["grad_evals"].sum()
+    return (
+        f"compute: {evaluations:.3g} gradient evaluations; {seconds:,.0f} s of training recorded "
+        f"by {timed} runs\n"
+    )
+
+
+def _main(argv: Sequence[str]) -> int:
+    try:
+        if len(argv) > 1:
+            raise UserError(f"argument {argv[1]!r} is not understood; use --workdir=DIR")
+        if not flags.FLAGS.workdir:
+            raise UserError("--workdir=DIR is needed: the work folder of a sweep")
+        text = write(flags.FLAGS.workdir, allow_incomplete=flags.FLAGS.allow_incomplete)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(text, end="")
+    return 0
+
+
+def main() -> None:
+    """Entry of `python -m samop.report`; the flags are its own, so that others can import this."""
+    flags.DEFINE_string("workdir", "", "Work folder of the sweep to report on.")
+    flags.DEFINE_bool("allow_incomplete", False, "Report on what is finished.")
+    app.run(_main)
+
+
+if __name__ == "__main__":
+    main()

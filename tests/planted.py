@@ -1,0 +1,110 @@
+"""Writes work folders with known numbers, as a sweep would leave them."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from samop import records
+
+ACCURACY = {"name": "accuracy", "higher_is_better": True, "scale": 100, "unit": "points"}
+LOSS = {"name": "loss", "higher_is_better": False, "scale": 1, "unit": ""}
+
+
+def run(
+    hidden: int,
+    seed: int,
+    rho: float | None,
+    values: list[tuple[float, float]],
+    *,
+    noise: float = 0.0,
+    losses: list[float] | None = None,
+    done: bool = True,
+    **fields: Any,
+) -> dict[str, Any]:
+    """One run: rho None is the base; values are (validation, test) of the metric per epoch.
+
+    `fields` override the config, with "__" for the dot. `losses`: one number for the losses of
+    all splits per epoch, 0.5 where not given.
+    """
+    config: dict[str, dict[str, Any]] = {
+        "data": {"name": "digits", "label_noise": noise, "dir": f"/home/{seed}"},
+        "model": {"name": "mlp", "hidden": [hidden, hidden]},
+        "optimizer": {
+            "name": "base" if rho is None else "sam",
+            "base": "sgd",
+            "rho": 0.0 if rho is None else rho,
+            "lr": 0.1,
+            "decay_in_ascent": False,
+        },
+        "train": {"epochs": len(values), "batch_size": 64},
+        "run": {"replicates": seed},
+    }
+    for field, value in fields.items():
+        section, key = field.split("__")
+        config[section][key] = value
+    extra = "".join(f"_{k}{v}" for k, v in fields.items())
+    name = f"w{hidden}_rho{rho}_noise{noise}_seed{seed}{extra}"
+    return {
+        "name": name,
+        "config": {"seed": seed, **config},
+        "hidden": hidden,
+        "values": values,
+        "losses": losses or [0.5] * len(values),
+        "done": done,
+    }
+
+
+def sweep(root: Path, runs: list[dict[str, Any]], metric=ACCURACY, plan=None) -> Path:
+    """Writes the runs and a plan of all of them, or of the names given."""
+    for item in runs:
+        folder = root / "points" / item["name"]
+        folder.mkdir(parents=True)
+        config = {
+            "name": item["name"],
+            "experiment": "digits_width",
+            "config": item["config"],
+            "width": f"{item['hidden']}-{item['hidden']}",
+            "parameters": 64 * item["hidden"] + item["hidden"] ** 2,
+            "metric": metric,
+            "data": {"sha256": "00"},
+            "environment": {"jax": "0.10.2", "device": "cpu"},
+        }
+        records.write_json(folder / "config.json", config)
+        cost = 10 if item["config"]["optimizer"]["name"] == "base" else 20
+        rows = []
+        for epoch, ((validation, test), loss) in enumerate(zip(item["values"], item["losses"]), 1):
+            row = {"step": 10 * epoch, "epoch": epoch, "grad_evals": cost * epoch}
+            row |= {f"{split}_loss": loss for split in ("train", "validation", "test")}
+            row[f"train_{metric['name']}"] = loss if metric is LOSS else 0.9
+            row[f"validation_{metric['name']}"] = validation
+            row[f"test_{metric['name']}"] = test
+            rows.append(row)
+        records.append_rows(folder / "metrics.jsonl", rows)
+        if item["done"]:
+            finish(folder)
+    names = [item["name"] for item in runs] if plan is None else plan
+    plan_record = {"experiment": "digits_width", "command": "c", "axes": {}, "points": names}
+    records.write_json(root / "plan.json", plan_record)
+    return root
+
+
+def finish(folder: Path) -> None:
+    """Writes DONE for whatever metrics.jsonl holds."""
+    content = (folder / "metrics.jsonl").read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    done = {"steps": 0, "rows": content.count(b"\n"), "metrics_sha256": digest}
+    (folder / "DONE").write_text(json.dumps(done))
+
+
+def grid(
+    value, widths=(4, 8, 16), rhos=(0.05, 0.1, 0.2), seeds=4, noises=(0.0,)
+) -> list[dict[str, Any]]:
+    """All runs of a grid; value(hidden, noise, seed, rho) -> (validation, test) per epoch."""
+    return [
+        run(w, s, rho, value(w, noise, s, rho), noise=noise)
+        for w in widths
+        for noise in noises
+        for s in range(seeds)
+        for rho in (None, *rhos)
+    ]
