@@ -78,7 +78,7 @@ def parse(argv: Sequence[str]) -> Request:
         raise UserError(_plain(str(error))) from None
     if unused:
         raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
-    resolved = values["config"].value
+    resolved: Any = values["config"].value
     configs.validate(resolved)
     overridden = config_flags.get_override_values(values["config"])
     axes = dict(sweep(resolved))
@@ -92,8 +92,8 @@ def parse(argv: Sequence[str]) -> Request:
         axes,
         notes,
         Path(values["workdir"].value or Path("runs") / resolved.experiment),
-        values["dry_run"].value,
-        values["verbose"].value,
+        bool(values["dry_run"].value),
+        bool(values["verbose"].value),
         shlex.join(["python", "-m", "samop.main", *argv]),
     )
 

@@ -184,7 +184,7 @@ def train(
     *,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
-    report: Callable[[float], None] = lambda epochs: None,
+    report: Callable[[int], None] = lambda epochs: None,
 ) -> None:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
 

@@ -9,7 +9,7 @@ import optax
 
 from samop import ascents, transforms
 
-Scalar = jax.typing.ArrayLike
+Scalar = float | jax.Array
 
 
 def unit_schedule(fields: Mapping[str, Any], steps: int) -> Callable[[Scalar], jax.Array]:
@@ -52,7 +52,7 @@ def base_optimizer(
     """
     decay = optax.add_decayed_weights(weight_decay)
     rate = unit_schedule(fields, steps)
-    descend = optax.scale_by_schedule(lambda count: -lr * rate(count))
+    descend = optax.scale_by_schedule(lambda count: -(lr * rate(count)))
     chains = {
         "sgd": lambda: (decay, optax.trace(fields["momentum"]), descend),
         "adam": lambda: (decay, optax.scale_by_adam(), descend),

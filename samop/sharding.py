@@ -60,7 +60,7 @@ class Program(NamedTuple):
     """
 
     start: Callable[..., PyTree]
-    epoch: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
+    epoch: Any  # jitted: what it does not say in types is `lower`
     state: PyTree
     mesh: Mesh
     specs: dict[str, PartitionSpec]
@@ -146,10 +146,8 @@ def _map(fn: Callable, flags: tuple[PyTree, ...], out_flags: PyTree) -> Callable
         return jax.tree.map(lambda flag: 0 if flag else None, flags)
 
     def mapped(*args):
-        extents: set[int] = set()
-        for flag, arg in zip(flags, args):
-            _each(flag, arg, lambda x: extents.add(x.shape[0]))
-        (extent,) = extents
+        batched = jax.tree.map(lambda flag, sub: sub if flag else None, flags, args)
+        (extent,) = {len(x) for x in jax.tree.leaves(batched)}
         if extent > 1:
             return jax.vmap(fn, axes(flags), axes(out_flags))(*args)
         squeezed = [_each(flag, arg, lambda x: x[0]) for flag, arg in zip(flags, args)]

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,7 +177,8 @@ def write_plan(plan: Plan, workdir: Path) -> None:
 def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[loop.Ready]:
     """Groups ready to train, in order; the next ones compile while one trains."""
     used = devices(plan.run)
-    queue, futures = list(todo), []
+    queue = list(todo)
+    futures: list[Future[loop.Ready]] = []
     with ThreadPoolExecutor(environment.cores(), thread_name_prefix="compile") as pool:
         try:
             while queue or futures:

@@ -15,7 +15,7 @@ from samop.workloads import Batch, Workload
 PyTree = Any
 _noisy_labels = jax.jit(sampling.noisy_labels, static_argnums=1)
 _noisy_targets = jax.jit(sampling.noisy_targets)
-Traced = Mapping[str, jax.Array]
+Traced = Mapping[str, jax.Array | float]
 Data = Mapping[str, Any]
 
 

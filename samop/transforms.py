@@ -22,7 +22,7 @@ Rho = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
 class SamState(NamedTuple):
     """State of `sam`: update count, gradient evaluations so far (int32 scalars), inner states."""
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the name that optax's states have
     grad_evals: jax.Array
     ascent: PyTree
     base: PyTree
@@ -113,8 +113,9 @@ def check_update(name: str, grads: PyTree, params: PyTree, grad_fn: Callable | N
             f"{name}: update needs grad_fn=, a function params -> grads on the same batch; "
             "inside optax.chain pass it to the chain's update"
         )
-    if jax.tree.structure(grads) != jax.tree.structure(params):
+    of_grads: Any = jax.tree.structure(grads)
+    of_params: Any = jax.tree.structure(params)
+    if of_grads != of_params:
         raise ValueError(
-            f"{name}: gradients and parameters differ in structure: "
-            f"{jax.tree.structure(grads)} against {jax.tree.structure(params)}"
+            f"{name}: gradients and parameters differ in structure: {of_grads} against {of_params}"
         )

@@ -73,8 +73,7 @@ def test_statistics_and_metrics_come_from_the_clean_pass():
         np.testing.assert_array_equal(a, b)
     assert plain_metrics == sam_metrics
     different = [
-        np.any(a != b)
-        for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(sam.params))
+        np.any(a != b) for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(sam.params))
     ]
     assert any(different)
 

@@ -25,7 +25,7 @@ def examples(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Ar
 
 
 def normalization(dataset: Dataset, how: str) -> tuple[np.ndarray, np.ndarray]:
-    """(gain, offset), each [1, 1, 1, channels or 1], such that raw · gain + offset enters the network.
+    """(gain, offset), each [1, 1, 1, channels or 1]: raw · gain + offset enters the network.
 
     Args:
       dataset: its `scale`, `mean` and `std` describe the raw pixels.

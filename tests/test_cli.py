@@ -1,0 +1,199 @@
+"""The command line: what it accepts, and one clear line for what it does not."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samop import cli, main, sweep
+from samop import config as configs
+from samop.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+DIGITS = str(ROOT / "configs" / "digits_width.py")
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def samop(*arguments, cwd=ROOT):
+    """Runs the command in a process of its own, as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "samop.main", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("arg", ["", ":smoke", ":seeds=2,epochs=3"])
+def test_every_config_expands_to_valid_runs(file, arg):
+    request = cli.parse([f"--config={file}{arg}"])
+    points = sweep.expand(request.config, request.axes)
+    assert {p["optimizer"]["name"] for p in points} == {"base", "sam"}
+    assert "python -m samop.main --config=configs/" in file.read_text()
+    if arg == ":smoke":
+        assert request.config.experiment.endswith("_smoke")
+        assert len(points) <= 16
+    if "seeds" in arg:
+        assert {p["seed"] for p in points} == {0, 1}
+        assert {p["train"]["epochs"] for p in points} == {3}
+
+
+def test_the_main_job_is_480_runs():
+    request = cli.parse([f"--config={DIGITS}"])
+    assert len(sweep.expand(request.config, request.axes)) == 480
+
+
+def test_overrides_and_widths():
+    request = cli.parse(
+        [
+            f"--config={DIGITS}:width=10-20+64-64,seeds=3",
+            "--config.optimizer.lr=1",
+            "--config.sweep.rho=(.1,.3)",
+            "--workdir=somewhere",
+            "--dry_run",
+        ]
+    )
+    assert request.axes["model.hidden"] == ((10, 20), (64, 64))
+    assert request.config.optimizer.lr == 1.0
+    assert request.axes["optimizer.rho"] == (0.1, 0.3)
+    assert str(request.workdir) == "somewhere"
+    assert request.dry_run
+
+
+def test_overriding_a_swept_field_fixes_its_axis_and_says_so():
+    request = cli.parse([f"--config={DIGITS}", "--config.optimizer.rho=0.3"])
+    assert request.axes["optimizer.rho"] == (0.3,)
+    assert request.notes == ["--config.optimizer.rho fixes a swept field: only 0.3 is run"]
+
+
+BAD = [
+    ([], "--config is missing"),
+    (["--workdir=x"], "--config is missing"),
+    (["--config.seed=1", f"--config={DIGITS}"], "--config.seed=1 comes before --config=FILE"),
+    (["--config=configs/digit_width.py"], "no such file"),
+    ([f"--config={DIGITS}:smok"], r"'smok' is unknown \(did you mean 'smoke'\?\)"),
+    ([f"--config={DIGITS}:seeds=two"], "seeds='two' should be of type int"),
+    ([f"--config={DIGITS}:width=8x8"], "width='8x8' should be layer sizes"),
+    (
+        [f"--config={DIGITS}", "--config.optimizer.roh=1"],
+        r"'optimizer.roh' is unknown \(did you mean 'optimizer.rho'\?\)",
+    ),
+    ([f"--config={DIGITS}", "--config.optimizer.lr=fast"], "config.optimizer.lr.*fast"),
+    ([f"--config={DIGITS}", "--config.train.epochs=1.5"], "config.train.epochs"),
+    ([f"--config={DIGITS}", "--config.optimizer.lr=-1"], r"optimizer.lr=-1.0 .*≥ 0"),
+    ([f"--config={DIGITS}", "--config.optimizer.lr=nan"], "optimizer.lr=nan is not allowed"),
+    ([f"--config={DIGITS}", "--config.optimizer.rho=-0.1"], "optimizer.rho=-0.1 is not allowed"),
+    ([f"--config={DIGITS}", "--config.optimizer.rho=nan"], "optimizer.rho=nan is not allowed"),
+    ([f"--config={DIGITS}", "--config.data.label_noise=1"], r"label_noise=1.0 .*\[0, 1\)"),
+    ([f"--config={DIGITS}", "--config.optimizer.name=sgd"], "allowed: base, sam"),
+    ([f"--config={DIGITS}", "--config.model.name=resnet18"], "needs model.filters"),
+    ([f"--config={DIGITS}", "--config.model.name=mpl"], r"did you mean 'mlp'"),
+    ([f"--config={DIGITS}", "--config.model.hidden=(0,)"], r"hidden=\(0,\) .*≥ 1"),
+    ([f"--config={DIGITS}", "--config.train.batch_size=0"], "batch_size=0 .*≥ 1"),
+    ([f"--config={DIGITS}", "--wrkdir=x"], "workdir"),
+    ([f"--config={DIGITS}", "stray"], "'stray' is not understood"),
+    ([f"--config={ROOT / 'pyproject.toml'}"], "a config is a .py file"),
+    ([f"--config={ROOT / 'tests' / 'small.py'}"], "defines no function get_config"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), BAD, ids=lambda v: " ".join(v)[-50:] if v else "none")
+def test_bad_input_is_one_clear_line(argv, words):
+    with pytest.raises(UserError, match=words) as caught:
+        cli.parse(argv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("--config.train.batch_size=5000", "train.batch_size=5000 is larger than the data"),
+        ("--config.data.name=digitz", "did you mean 'digits'"),
+        ("--config.data.validation=5000", "validation"),
+        ("--config.run.devices=99", "run.devices=99 is more than there are"),
+    ],
+)
+def test_what_only_the_data_or_the_machine_can_tell(override, words, tmp_path):
+    request = cli.parse([f"--config={DIGITS}:smoke", override, f"--workdir={tmp_path / 'w'}"])
+    with pytest.raises(UserError, match=words):
+        main.execute(request)
+    assert not (tmp_path / "w").exists()
+
+
+def test_help_explains(capsys):
+    assert main.main(["--help"]) == 0
+    out = capsys.readouterr().out
+    for word in ("--config", "--workdir", "--dry_run", "smoke", "samop.report", "samop.data"):
+        assert word in out
+
+
+def test_a_whole_command(tmp_path):
+    """Dry run, run, run again, replay of one record: as a user, in processes of their own."""
+    config = f"--config={DIGITS}:smoke"
+    fields = ["--config.train.epochs=2", "--config.sweep.seeds=2", "--config.model.hidden=(4,4)"]
+    work = f"--workdir={tmp_path / 'w'}"
+    dry = samop(config, *fields, work, "--dry_run")
+    assert dry.returncode == 0, dry.stderr
+    assert "8 runs, 0 of them done" in dry.stdout
+    assert "4-4: 330" in dry.stdout
+    assert not (tmp_path / "w").exists()
+    first = samop(config, *fields, work)
+    assert first.returncode == 0, first.stderr
+    assert "Traceback" not in first.stderr
+    for file in ("results.csv", "runs.csv", "figures/width_gap.png", "figures/width_gap.pdf"):
+        assert (tmp_path / "w" / file).stat().st_size > 500
+        assert file in first.stdout
+    results = (tmp_path / "w" / "results.csv").read_bytes()
+    again = samop(config, *fields, work)
+    assert "8 runs, 8 of them done" in again.stdout
+    assert "everything is done" in again.stdout
+    assert (tmp_path / "w" / "results.csv").read_bytes() == results
+
+    record = next((tmp_path / "w" / "points").glob("*sam*"))
+    replay = samop(f"--config={record / 'config.json'}", f"--workdir={tmp_path / 'r'}")
+    assert replay.returncode == 0, replay.stderr
+    twin = tmp_path / "r" / "points" / record.name
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (record, twin)
+    )
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    assert ours[-1]["test_loss"] == pytest.approx(theirs[-1]["test_loss"], rel=1e-4)
+
+
+def test_errors_reach_the_shell_as_one_line_and_status_2(tmp_path):
+    bad = samop(f"--config={DIGITS}:smoke", "--config.data.name=digitz", f"--workdir={tmp_path}")
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.startswith("error: data set 'digitz' is unknown")
+    assert bad.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "is no record of a run"),
+        ("{}", "is no record of a run"),
+        ('{"config": {"model": {"name": "mlp"}, "optimizer": {"rhoo": 1}}}', "did you mean"),
+        ('{"config": {"model": {"name": "mlp"}, "seed": "x"}}', "seed='x' should be of type int"),
+    ],
+)
+def test_a_record_that_is_none(tmp_path, text, words):
+    file = tmp_path / "config.json"
+    file.write_text(text)
+    with pytest.raises(UserError, match=words):
+        cli.parse([f"--config={file}"])
+
+
+def test_a_record_repeats_exactly_its_run():
+    point = configs.defaults("mlp").to_dict()
+    point["model"]["hidden"] = (5, 6, 7)
+    point["seed"] = 12
+    again = configs.from_json(json.loads(json.dumps(configs.to_json(point))))
+    assert configs.point_name(again) == configs.point_name(point)

@@ -1,0 +1,31 @@
+"""The smoke sweeps on real data, as a user runs them. Network needed where nothing is cached."""
+
+import pandas as pd
+import pytest
+from test_cli import ROOT, samop
+
+pytestmark = pytest.mark.slow
+
+
+def smoke(name, workdir, *fields):
+    run = samop(f"--config={ROOT / 'configs' / name}.py:smoke", *fields, f"--workdir={workdir}")
+    assert run.returncode == 0, run.stderr
+    assert (workdir / "figures" / "width_gap.png").exists()
+    return pd.read_csv(workdir / "runs.csv")
+
+
+def test_mnist_smoke_learns(tmp_path):
+    runs = smoke("mnist_width", tmp_path)
+    sgd = runs[(runs.optimizer == "SGD") & (runs.width == "300-100")]
+    assert sgd.test_accuracy_last.min() >= 0.95
+
+
+def test_cifar_smoke(tmp_path):
+    runs = smoke("cifar_width", tmp_path, "--config.sweep.filters=(4,)")
+    assert (runs.status == "done").all()
+
+
+def test_synthetic_smoke(tmp_path):
+    runs = smoke("synthetic_width", tmp_path)
+    # Twice the loss is the unexplained share of a variance of one.
+    assert (2 * runs.test_loss_last).max() < 0.6
