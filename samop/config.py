@@ -225,12 +225,13 @@ def validate(config: Mapping[str, Any]) -> None:
     _number(config, "optimizer.warmup", 0, 1, open_end=True)
     for field in ("train.epochs", "train.batch_size", "train.eval_batch_size", "data.validation"):
         _whole(config, field, 1)
-    for field in ("data.train_size", "data.test_size", "seed"):
+    for field in ("data.train_size", "data.test_size"):
         _whole(config, field, 0)
+    _whole(config, "seed", 0, 2**32 - 1)
     for field in ("run.replicates", "run.devices"):
         _whole(config, field, 0)
     for field in ("data.noise_seed", "data.order_seed"):
-        _whole(config, field, -1)
+        _whole(config, field, -1, 2**32 - 1)
     for share in config["optimizer"]["milestones"]:
         if not 0 < share < 1:
             raise UserError(
@@ -310,7 +311,10 @@ def _number(config, field, low, high, open_end=False) -> None:
         raise UserError(f"{field}={value!r} is not allowed: it should be a finite number {end}")
 
 
-def _whole(config, field, low) -> None:
+def _whole(config, field, low, high=math.inf) -> None:
     value = get(config, field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise UserError(f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}")
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        end = f" and ≤ {high}" if high < math.inf else ""
+        raise UserError(
+            f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}{end}"
+        )

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from samop import checkpoint, metrics, records
 from samop.groups import Group
-from samop.sharding import Program, make_program
+from samop.sharding import Program, make_program, usable
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
 
@@ -51,7 +52,15 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     run = make_run(point, workload)
-    program = make_program(run, group.layout, devices[: group.layout.devices])
+    count = usable(group.layout, len(devices))
+    if count != group.layout.devices:
+        logging.warning(
+            "group %s began on %d devices and goes on with %d: the last bits may differ",
+            group.name,
+            group.layout.devices,
+            count,
+        )
+    program = make_program(run, group.layout, devices[:count])
     compiled = program.epoch.lower(*_arguments(group, workload, run, program)).compile()
     memory = compiled.memory_analysis()
     taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -62,7 +71,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
         program,
         compiled,
         point["train"]["epochs"],
-        taken * group.layout.devices,
+        taken * count,
         time.monotonic() - begin,
     )
 

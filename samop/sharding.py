@@ -47,6 +47,16 @@ def layout(seeds: int, cells: int, devices: int) -> Layout:
     return min(choices, key=lambda choice: choice.padded[0] * choice.padded[1])
 
 
+def usable(layout: Layout, available: int) -> int:
+    """How many of the available devices a layout can use: a group may resume on fewer or more.
+
+    The padded extent was fixed when the group began; the devices must divide it.
+    """
+    extent = layout.padded[layout.split]
+    most = min(layout.devices, available)
+    return max(n for n in range(1, most + 1) if extent % n == 0)
+
+
 class Program(NamedTuple):
     """A group's jitted functions. Arrays of runs have leading axes [seeds, cells], padded.
 
@@ -80,7 +90,8 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
     Args:
       run: functions of one run.
       layout: the grid and how it is divided.
-      devices: as many as the layout says. Each holds the whole data set.
+      devices: the layout's number of them or, after a move to a smaller machine, a divisor of
+        the padded extent. Each holds the whole data set.
     """
     mesh = Mesh(np.array(devices), (AXIS,))
     one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from samop import optim, transforms
@@ -126,7 +127,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
     total_steps = steps_per_epoch * config["train"]["epochs"]
 
     def own_seed(field, seed):
-        return seed if fields[field] < 0 else fields[field]
+        return seed if fields[field] < 0 else np.uint32(fields[field])
 
     def optimizer(traced):
         return optim.optimizer(config["optimizer"], total_steps, traced)

@@ -226,6 +226,20 @@ def test_damage_is_noticed_and_mended(finished, tmp_path, monkeypatch, damage):
     assert record_of(tmp_path) == record_of(finished)
 
 
+def test_a_group_goes_on_with_fewer_devices(tmp_path, monkeypatch, caplog):
+    plan = small_plan({"seed": (0, 1, 2)}, run__devices=4)
+    (group,) = sweep.pending_groups(plan, tmp_path)
+    assert group.layout.padded == (4, 1)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 1)
+        with pytest.raises(Killed):
+            sweep.run(plan, tmp_path)
+    fewer = small_plan({"seed": (0, 1, 2)}, run__devices=3)
+    sweep.run(fewer, tmp_path)
+    assert "began on 4 devices and goes on with 2" in caplog.text
+    assert all(sweep.is_done(tmp_path, name) for name in fewer.points)
+
+
 def test_two_processes_in_one_folder(tmp_path):
     with (
         sweep.lock(tmp_path),
