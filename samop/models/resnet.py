@@ -6,6 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from samop.models.conv import conv_general_dilated
+
+Conv = functools.partial(
+    nn.Conv, use_bias=False, conv_general_dilated=conv_general_dilated
+)
+
 
 class Block(nn.Module):
     """Two 3×3 convolutions with a skip; a 1×1 projection where the shape changes."""
@@ -16,14 +22,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv = functools.partial(nn.Conv, use_bias=False)
         strides = (self.stride, self.stride)
-        y = conv(self.filters, (3, 3), strides, padding=1)(x)
+        y = Conv(self.filters, (3, 3), strides, padding=1)(x)
         y = nn.relu(self.norm()(y))
-        y = conv(self.filters, (3, 3), padding=1)(y)
+        y = Conv(self.filters, (3, 3), padding=1)(y)
         y = self.norm()(y)
         if x.shape != y.shape:
-            x = self.norm()(conv(self.filters, (1, 1), strides)(x))
+            x = self.norm()(Conv(self.filters, (1, 1), strides)(x))
         return nn.relu(x + y)
 
 
@@ -53,7 +58,7 @@ class ResNet18(nn.Module):
             epsilon=1e-5,
             axis_name=self.axis_name,
         )
-        x = nn.Conv(self.filters, (3, 3), padding=1, use_bias=False)(x)
+        x = Conv(self.filters, (3, 3), padding=1)(x)
         x = nn.relu(norm()(x))
         for stage in range(4):
             for block in range(2):
