@@ -18,7 +18,8 @@ WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = configs.parse_arg(arg, seeds=3, epochs=200, width="")
+    smoke = {"seeds": 1, "epochs": 2, "width": "4+8"}
+    args = configs.parse_arg(arg, smoke, seeds=3, epochs=200, width="")
     config = configs.defaults("resnet18")
     config.experiment = "cifar_width"
     config.data.name = "cifar10"
@@ -28,19 +29,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.train.batch_size = 128
     config.train.epochs = args.epochs
-    widths = configs.parse_widths(args.width) if args.width else tuple((n,) for n in WIDTHS)
-    config.sweep.filters = tuple(n for (n,) in widths)
+    config.sweep.filters = configs.parse_sizes(args.width) if args.width else WIDTHS
     config.sweep.rho = (0.05, 0.1, 0.2)
     config.sweep.seeds = args.seeds
     if args.smoke:
         config.experiment = "cifar_width_smoke"
-        config.sweep.filters = (4, 8)
         config.sweep.rho = (0.05,)
-        config.sweep.seeds = 1
-        config.data.train_size = 1280
-        config.data.validation = 500
-        config.data.test_size = 1000
-        config.train.epochs = 2
+        config.data.update(train_size=1280, validation=500, test_size=1000)
     return config
 
 

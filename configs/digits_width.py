@@ -16,7 +16,8 @@ WIDTHS = tuple((n, n) for n in (4, 8, 16, 32, 64, 128))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = configs.parse_arg(arg, seeds=8, epochs=60, width="")
+    smoke = {"seeds": 2, "epochs": 10, "width": "8-8+32-32"}
+    args = configs.parse_arg(arg, smoke, seeds=8, epochs=60, width="")
     config = configs.defaults("mlp")
     config.experiment = "digits_width"
     config.sweep.hidden = configs.parse_widths(args.width) if args.width else WIDTHS
@@ -26,10 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.epochs = args.epochs
     if args.smoke:
         config.experiment = "digits_width_smoke"
-        config.sweep.hidden = ((8, 8), (32, 32))
         config.sweep.rho = (0.1,)
-        config.sweep.seeds = 2
-        config.train.epochs = 10
     return config
 
 

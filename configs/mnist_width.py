@@ -18,7 +18,8 @@ WIDTHS = ((75, 25), (150, 50), (300, 100), (1200, 400), (3000, 1000))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = configs.parse_arg(arg, seeds=3, epochs=100, width="")
+    smoke = {"seeds": 1, "epochs": 1, "width": "75-25+300-100"}
+    args = configs.parse_arg(arg, smoke, seeds=3, epochs=100, width="")
     config = configs.defaults("mlp")
     config.experiment = "mnist_width"
     config.data.name = "mnist"
@@ -31,10 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.seeds = args.seeds
     if args.smoke:
         config.experiment = "mnist_width_smoke"
-        config.sweep.hidden = ((75, 25), (300, 100))
         config.sweep.rho = (0.05,)
-        config.sweep.seeds = 1
-        config.train.epochs = 1
     return config
 
 

@@ -17,7 +17,8 @@ WIDTHS = tuple((n,) for n in range(100, 1001, 100))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = configs.parse_arg(arg, seeds=5, epochs=100, width="")
+    smoke = {"seeds": 2, "epochs": 10, "width": "100+500"}
+    args = configs.parse_arg(arg, smoke, seeds=5, epochs=100, width="")
     config = configs.defaults("mlp")
     config.experiment = "synthetic_width"
     config.workload = "regression"
@@ -29,8 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.seeds = args.seeds
     if args.smoke:
         config.experiment = "synthetic_width_smoke"
-        config.sweep.update(hidden=((100,), (500,)), rho=(0.2,), seeds=2)
-        config.train.epochs = 10
+        config.sweep.rho = (0.2,)
     return config
 
 

@@ -78,20 +78,25 @@ def defaults(model: str = "mlp") -> ConfigDict:
     )
 
 
-def parse_arg(arg: str, **known: Any) -> ConfigDict:
+def parse_arg(arg: str, smoke: Mapping[str, Any], **known: Any) -> ConfigDict:
     """Reads the text after the colon of `--config=file.py:smoke,seeds=5`.
 
     Args:
       arg: comma-separated words; a bare word switches a boolean on, others are key=value.
-      **known: the allowed keys with defaults, whose types the values must have. `smoke=False` is
-        always allowed.
+      smoke: defaults that hold instead where the word `smoke` is given; what else is given goes
+        before them.
+      **known: the allowed keys with defaults, whose types the values must have.
 
     Raises:
       UserError: an unknown key or a value of another type.
     """
     values = {"smoke": False, **known}
+    seen: set[str] = set()
     for word in filter(None, (part.strip() for part in (arg or "").split(","))):
         key, equals, text = word.partition("=")
+        if key in seen:
+            raise UserError(f"config argument {key!r} is given twice")
+        seen.add(key)
         if key not in values:
             raise UserError(
                 f"config argument {key!r} is unknown{nearest(key, values)}; "
@@ -108,8 +113,10 @@ def parse_arg(arg: str, **known: Any) -> ConfigDict:
         except ValueError:
             raise UserError(
                 f"config argument {key}={text!r} should be of type {kind.__name__}, "
-                f"as in {key}={known.get(key, True)}"
+                f"as in {key}={known.get(key) or smoke.get(key) or True}"
             ) from None
+    if values["smoke"]:
+        values.update({key: value for key, value in smoke.items() if key not in seen})
     return ConfigDict(values)
 
 
@@ -122,6 +129,14 @@ def parse_widths(text: str) -> tuple[tuple[int, ...], ...]:
             f"width={text!r} should be layer sizes joined by '-', several joined by '+', "
             "as in width=64-64+128-128"
         ) from None
+
+
+def parse_sizes(text: str) -> tuple[int, ...]:
+    """Single sizes from "16+64"."""
+    widths = parse_widths(text)
+    if any(len(width) > 1 for width in widths):
+        raise UserError(f"width={text!r} should be single sizes joined by '+', as in width=16+64")
+    return tuple(size for (size,) in widths)
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -159,6 +174,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         plain.pop(section, None)
     plain.pop("experiment", None)
     plain["data"].pop("dir")
+    if plain["optimizer"]["base"] != "sgd":
+        plain["optimizer"]["momentum"] = 0.0  # theirs is fixed
     if plain["optimizer"]["name"] == "base":
         # There is no perturbation: whatever ρ says, it is the same run.
         plain["optimizer"].update(rho=0.0, decay_in_ascent=False)
@@ -233,7 +250,7 @@ def validate(config: Mapping[str, Any]) -> None:
     for field in ("data.noise_seed", "data.order_seed"):
         _whole(config, field, -1, 2**32 - 1)
     for share in config["optimizer"]["milestones"]:
-        if not 0 < share < 1:
+        if not isinstance(share, (int, float)) or not 0 < share < 1:
             raise UserError(
                 f"optimizer.milestones={tuple(config['optimizer']['milestones'])} should be "
                 "shares of training between 0 and 1, as in (0.5, 0.75)"
@@ -245,6 +262,13 @@ def validate(config: Mapping[str, Any]) -> None:
                 "lacks: start from a config of that network"
             )
         sizes = config["model"][field]
+        if type(sizes) is not type(MODELS[config["model"]["name"]].fields[field]) and not (
+            isinstance(sizes, list)
+        ):
+            kind = type(MODELS[config["model"]["name"]].fields[field]).__name__
+            raise UserError(f"model.{field}={sizes!r} should be of type {kind}")
+        if sizes in ((), []):
+            raise UserError(f"model.{field}={sizes!r} should hold at least one size")
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
@@ -256,10 +280,11 @@ def from_json(plain: Mapping[str, Any]) -> ConfigDict:
     Raises:
       UserError: a field that is unknown or of another type than the default.
     """
-    model = plain.get("model", {}).get("name", "")
     from samop.models import MODELS
 
-    if model not in MODELS:
+    section = plain.get("model") if isinstance(plain, Mapping) else None
+    model = section.get("name") if isinstance(section, Mapping) else None
+    if not isinstance(model, str) or model not in MODELS:
         raise UserError(f"model.name={model!r} is unknown; allowed: {', '.join(MODELS)}")
     config = defaults(model)
     allowed = flatten(config)

@@ -54,12 +54,17 @@ def processor() -> str:
 def free_bytes(devices: Sequence[jax.Device]) -> float:
     """Memory that may still be taken on these devices together; infinite where nobody tells."""
     if devices[0].platform == "cpu":
+        free = math.inf
         meminfo = Path("/proc/meminfo")
         if meminfo.exists():
             for line in meminfo.read_text().splitlines():
                 if line.startswith("MemAvailable:"):
-                    return float(line.split()[1]) * 1024
-        return math.inf
+                    free = float(line.split()[1]) * 1024
+        # A container's limit, where there is one.
+        limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
+        if limit.exists() and limit.read_text().strip().isdecimal():
+            free = min(free, float(limit.read_text()) - float(used.read_text()))
+        return free
     free = 0.0
     for device in devices:
         stats = device.memory_stats() or {}
@@ -70,12 +75,18 @@ def free_bytes(devices: Sequence[jax.Device]) -> float:
 def git_state() -> str:
     """Commit of the checkout that samop is imported from, "-dirty" if changed, "" if none."""
     folder = Path(__file__).parent
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
         out = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return out.stdout.strip()
+
+    try:
+        # A wheel may lie inside somebody else's repository: then this file is not tracked.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=12")
     except (OSError, subprocess.SubprocessError):
         return ""  # an installed wheel, or no git: the version says what it is
-    return out.stdout.strip()
 
 
 def cache_dir() -> Path:

@@ -103,6 +103,12 @@ def freeze(group: Group, folder: Path) -> None:
     records.write_json(folder / "members.json", value)
 
 
+def thaw(group: Group, folder: Path) -> None:
+    """Undoes `freeze` for a group that has not taken a step."""
+    (folder / "members.json").unlink()
+    folder.rmdir()
+
+
 def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
     """Groups begun earlier that hold any of `points` (by name).
 

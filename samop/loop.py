@@ -15,7 +15,7 @@ from absl import logging
 
 from samop import checkpoint, metrics, records
 from samop.groups import Group
-from samop.sharding import Program, make_program, usable
+from samop.sharding import Program, make_program
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
 
@@ -52,7 +52,8 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     run = make_run(point, workload)
-    count = usable(group.layout, len(devices))
+    program = make_program(run, group.layout, devices)
+    count = program.mesh.size
     if count != group.layout.devices:
         logging.warning(
             "group %s began on %d devices and goes on with %d: the last bits may differ",
@@ -60,7 +61,6 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
             group.layout.devices,
             count,
         )
-    program = make_program(run, group.layout, devices[:count])
     compiled = program.epoch.lower(*_arguments(group, workload, run, program)).compile()
     memory = compiled.memory_analysis()
     taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
@@ -79,7 +79,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
 def _arguments(group: Group, workload: Workload, run: Run, program: Program):
     """The epoch's arguments; the state, and the labels where they can be, as shapes alone."""
     seeds, traced = _inputs(group, program)
-    shape = jax.eval_shape(run.labels, np.uint32(0), np.float32(0))
+    shape = jax.eval_shape(lambda seed: run.labels(seed, 0.0), np.uint32(0))
     labels = jax.ShapeDtypeStruct(
         (*group.layout.padded, *shape.shape), shape.dtype, sharding=program.sharding("grid")
     )
@@ -153,7 +153,7 @@ def _labels(ready: Ready) -> jax.Array:
     for seed in ready.group.seeds:
         for rate in rates:
             if (seed, rate) not in made:
-                labels = ready.run.labels(np.uint32(seed), np.float32(rate))
+                labels = ready.run.labels(np.uint32(seed), rate)
                 made[seed, rate] = np.asarray(labels)
     grid = [[made[s, rate] for rate in rates] for s in _pad(ready.group.seeds, seeds)]
     return ready.program.place("grid", np.stack([np.stack(row) for row in grid]))
@@ -164,6 +164,25 @@ def feed(ready: Ready) -> tuple[PyTree, ...]:
     seeds, traced = _inputs(ready.group, ready.program)
     data = _device_data(ready.group.points[0], ready.workload, ready.program)
     return seeds, traced, _labels(ready), data
+
+
+def is_begun(group: Group, workdir: Path) -> bool:
+    """Whether a group has left anything but its members' names."""
+    files = [workdir / "points" / name / "metrics.jsonl" for name in group.names]
+    return (
+        any(file.exists() for file in files) or (workdir / "groups" / group.name / "final").exists()
+    )
+
+
+def is_trained(group: Group, workdir: Path) -> bool:
+    """Whether a group's final parameters and all its rows are there: only DONE may be missing."""
+    if not checkpoint.is_good(workdir / "groups" / group.name / "final"):
+        return False
+    for name in group.names:
+        rows = records.read_rows(workdir / "points" / name / "metrics.jsonl", tolerate_tail=True)
+        if not rows or rows[-1]["epoch"] != group.points[0]["train"]["epochs"]:
+            return False
+    return True
 
 
 def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
@@ -194,7 +213,7 @@ def train(
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
     report: Callable[[int], None] = lambda epochs: None,
-) -> None:
+) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
 
     Args:
@@ -202,13 +221,16 @@ def train(
       workdir: the sweep's folder; the runs' folders exist.
       checkpoint_seconds: least time between checkpoints (at ends of epochs).
       tensorboard: write event files too.
-      report: called with the number of epochs newly done, as they are read.
+      report: called with the number of epochs newly done (or found done), as they are read.
+
+    Returns:
+      The number of epochs trained by this call.
     """
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
-    if checkpoint.is_good(folder / "final") and _complete(points, ready.epochs):
+    if is_trained(group, workdir):
         _finish(ready, workdir)
-        return
+        return 0
     state, begin = resume(ready, workdir)
     report(begin)
     inputs = feed(ready)
@@ -255,25 +277,20 @@ def train(
             "group": group.name,
             "runs": len(points),
             "epochs": ready.epochs - begin,
+            "devices": ready.program.mesh.size,
+            "jax": jax.__version__,
             "seconds": round(seconds, 3),
             "compile_seconds": round(ready.compile_seconds, 3),
         }
         records.append_plain(point / "timing.jsonl", line)
     _finish(ready, workdir)
+    return ready.epochs - begin
 
 
 def real(group: Group, x: np.ndarray) -> np.ndarray:
     """[padded seeds, padded cells, ...] → [runs, ...], padding dropped."""
     grid = x[: group.layout.seeds, : group.layout.cells]
     return grid.reshape(-1, *grid.shape[2:])
-
-
-def _complete(points: Sequence[Path], epochs: int) -> bool:
-    for point in points:
-        rows = records.read_rows(point / "metrics.jsonl", tolerate_tail=True)
-        if not rows or rows[-1]["epoch"] != epochs:
-            return False
-    return True
 
 
 def _finish(ready: Ready, workdir: Path) -> None:

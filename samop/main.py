@@ -36,7 +36,10 @@ def set_up(request: cli.Request) -> None:
 
     run = request.config.run
     # One simulated device per core: on a CPU several runs side by side beat one with all cores.
-    jax.config.update("jax_num_cpu_devices", run.devices or environment.cores())
+    try:
+        jax.config.update("jax_num_cpu_devices", environment.cores())
+    except RuntimeError:
+        logging.warning("jax was running already: its devices are used as they are")
     if run.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

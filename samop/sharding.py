@@ -15,46 +15,69 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from samop.train import Run
 
 PyTree = Any
-AXIS = "runs"
+AXES = ("seeds", "cells")
 
 
 class Layout(NamedTuple):
-    """How a grid of runs lies on devices.
+    """How a grid of runs lies on a grid of devices.
 
     Attributes:
-      seeds, cells: the real extent of the grid.
-      devices: number of devices, ≥ 1.
-      split: 0: seeds are divided among the devices; 1: cells are. The divided extent is padded
-        to a multiple of `devices` by repeating its last entry; padded runs are thrown away.
+      seeds, cells: the real extent of the grid of runs.
+      rows, columns: the extent of the grid of devices; seeds are divided among its rows, cells
+        among its columns. Both are padded to a multiple by repeating their last entry; padded
+        runs are thrown away.
     """
 
     seeds: int
     cells: int
-    devices: int
-    split: int
+    rows: int
+    columns: int
+
+    @property
+    def devices(self) -> int:
+        """Number of devices."""
+        return self.rows * self.columns
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Extent of the arrays: (seeds, cells), the divided one rounded up."""
-        extent = [self.seeds, self.cells]
-        extent[self.split] = -(-extent[self.split] // self.devices) * self.devices
-        return extent[0], extent[1]
+        """Extent of the arrays: (seeds, cells), rounded up."""
+        return (
+            -(-self.seeds // self.rows) * self.rows,
+            -(-self.cells // self.columns) * self.columns,
+        )
+
+    @property
+    def runs_a_device(self) -> int:
+        """Runs that one device trains, padding included."""
+        seeds, cells = self.padded
+        return seeds * cells // self.devices
 
 
 def layout(seeds: int, cells: int, devices: int) -> Layout:
-    """The layout that pads least; of equals the one that divides seeds."""
-    choices = [Layout(seeds, cells, devices, split) for split in (0, 1)]
-    return min(choices, key=lambda choice: choice.padded[0] * choice.padded[1])
+    """The layout with the fewest runs a device; of equals the one on the fewest devices."""
+    choices = [
+        Layout(seeds, cells, rows, columns)
+        for rows in range(1, min(seeds, devices) + 1)
+        for columns in range(1, min(cells, devices // rows) + 1)
+    ]
+    return min(choices, key=lambda c: (c.runs_a_device, c.devices, -c.rows))
 
 
-def usable(layout: Layout, available: int) -> int:
-    """How many of the available devices a layout can use: a group may resume on fewer or more.
+def fewer(layout: Layout, available: int) -> tuple[int, int]:
+    """(rows, columns) of devices for a group that began elsewhere and has `available` here.
 
-    The padded extent was fixed when the group began; the devices must divide it.
+    The padded extents were fixed when the group began; rows and columns must divide them.
     """
-    extent = layout.padded[layout.split]
-    most = min(layout.devices, available)
-    return max(n for n in range(1, most + 1) if extent % n == 0)
+    seeds, cells = layout.padded
+    if layout.devices <= available:
+        return layout.rows, layout.columns
+    choices = [
+        (rows, columns)
+        for rows in range(1, available + 1)
+        for columns in range(1, available // rows + 1)
+        if seeds % rows == 0 and cells % columns == 0
+    ]
+    return max(choices, key=lambda c: (c[0] * c[1], c[0]))
 
 
 class Program(NamedTuple):
@@ -90,10 +113,10 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
     Args:
       run: functions of one run.
       layout: the grid and how it is divided.
-      devices: the layout's number of them or, after a move to a smaller machine, a divisor of
-        the padded extent. Each holds the whole data set.
+      devices: those there are; each one that is used holds the whole data set.
     """
-    mesh = Mesh(np.array(devices), (AXIS,))
+    rows, columns = fewer(layout, len(devices))
+    mesh = Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), AXES)
     one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))
     # Counts are the same for all runs. Left unbatched, a cond on them stays a cond, where a
     # batched one would become a select that computes both branches.
@@ -110,8 +133,8 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
     epoch_seed = _map(run.epoch, (batched, False, True, True, False, False), (batched, True))
     epoch = _map(epoch_seed, (batched, True, False, True, False, False), (batched, True))
 
-    grid = PartitionSpec(*(AXIS if axis == layout.split else None for axis in (0, 1)))
-    seeds, cells = (PartitionSpec(axis) for axis in grid)
+    grid = PartitionSpec(*AXES)
+    seeds, cells = (PartitionSpec(axis) for axis in AXES)
     every = PartitionSpec()
     state = jax.tree.map(lambda flag: grid if flag else every, batched)
 

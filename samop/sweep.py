@@ -4,6 +4,7 @@ import contextlib
 import copy
 import fcntl
 import itertools
+import json
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ Axes = Mapping[str, Sequence[Any]]
 # Parameters up to which vmapping on a CPU pays: digits 128-128 (26k) trains 1.7 × faster vmapped
 # than one by one, MNIST 75-25 (61k) 1.5 × slower.
 CACHED = 40_000
+COMPILERS = 2  # programs compiled at a time while another trains
 MEMORY_SHARE = 0.7  # of the free memory that one group may take
 
 
@@ -75,7 +77,9 @@ def expand(config: Mapping[str, Any], axes: Axes) -> list[Point]:
             node = point
             for key in parents:
                 node = node[key]
-            node[last] = value
+            # ρ = 1 and ρ = 1.0 are one run.
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            node[last] = float(value) if isinstance(node[last], float) and whole else value
         if point["optimizer"]["name"] == "base":
             point["optimizer"]["rho"] = 0.0
         configs.validate(point)
@@ -101,11 +105,22 @@ def devices(run: Mapping[str, Any]) -> list[jax.Device]:
 
 
 def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
-    """The groups still to train, those begun earlier first; DONE runs are left alone."""
-    begun = groups.frozen(workdir, plan.points)
-    taken = {name for group in begun for name in group.names}
-    unfinished = [g for g in begun if not all(is_done(workdir, name) for name in g.names)]
-    fresh = [point for name, point in plan.points.items() if name not in taken]
+    """The groups still to train, those begun earlier first; DONE runs are left alone.
+
+    A group with a DONE run has been trained to its end. Where one of its other runs has lost its
+    folder since, that run trains anew in a group of its own.
+    """
+    unfinished = []
+    for group in groups.frozen(workdir, plan.points):
+        done = [is_done(workdir, name) for name in group.names]
+        if not any(done) or (not all(done) and loop.is_trained(group, workdir)):
+            unfinished.append(group)
+    taken = {name for group in unfinished for name in group.names}
+    fresh = [
+        point
+        for name, point in plan.points.items()
+        if name not in taken and not is_done(workdir, name)
+    ]
     used = devices(plan.run)
     return unfinished + groups.form(fresh, len(used), lambda p: most_runs(p, plan.run, used))
 
@@ -138,6 +153,9 @@ def run(plan: Plan, workdir: Path) -> None:
     with lock(workdir):
         write_plan(plan, workdir)
         todo = pending_groups(plan, workdir)
+        # All of them before the first step: what remains after a kill could be grouped otherwise.
+        for group in todo:
+            groups.freeze(group, workdir / "groups" / group.name)
         runs = sum(len(group.names) for group in todo)
         with Progress(runs, sum(map(timings.work, todo))) as progress:
             for ready in _prepared(todo, plan, workdir):
@@ -150,7 +168,7 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     surroundings = environment.describe()
     for name, point in plan.points.items():
         folder = workdir / "points" / name
-        if (folder / "config.json").exists():
+        if _is_json(folder / "config.json"):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         workload = build(point)
@@ -174,34 +192,49 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     records.write_json(workdir / "plan.json", value)
 
 
+def _is_json(file: Path) -> bool:
+    """Whether a file is there and whole; one damaged by a power failure is written again."""
+    if not file.exists():
+        return False
+    try:
+        json.loads(file.read_text())
+    except ValueError:
+        logging.warning("%s is damaged; writing it again", file)
+        return False
+    return True
+
+
 def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[loop.Ready]:
     """Groups ready to train, in order; the next ones compile while one trains."""
     used = devices(plan.run)
     queue = list(todo)
     futures: list[Future[loop.Ready]] = []
-    with ThreadPoolExecutor(environment.cores(), thread_name_prefix="compile") as pool:
-        try:
-            while queue or futures:
-                while queue and len(futures) <= environment.cores():
-                    futures.append(pool.submit(loop.prepare, queue.pop(0), used))
-                ready = futures.pop(0).result()
-                smaller = _smaller(ready, workdir, used)
-                if smaller:
-                    queue = smaller + queue
-                else:
-                    yield ready
-        finally:
-            for future in futures:
-                future.cancel()
+    pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+    try:
+        while queue or futures:
+            while queue and len(futures) <= COMPILERS:
+                futures.append(pool.submit(loop.prepare, queue.pop(0), used))
+            ready = futures.pop(0).result()
+            smaller = _smaller(ready, workdir, used)
+            for group in smaller:
+                groups.freeze(group, workdir / "groups" / group.name)
+            if smaller:
+                groups.thaw(ready.group, workdir / "groups" / ready.group.name)
+                queue = smaller + queue
+            else:
+                yield ready
+    finally:
+        # An interrupt should not wait for a compilation that nobody needs any more.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:
     """The halves of a group that would not fit into memory; none where it does or must."""
     group, room = ready.group, MEMORY_SHARE * environment.free_bytes(used)
-    if ready.bytes <= room or (workdir / "groups" / group.name / "members.json").exists():
+    if ready.bytes <= room or loop.is_begun(group, workdir):
         return []
     size = f"{group.names[0]} and {len(group.names) - 1} more need {ready.bytes / 2**30:.1f} GiB"
-    if len(group.names) <= len(used):
+    if group.layout.runs_a_device == 1:
         logging.warning("%s, with %.1f GiB to spare; trying all the same", size, room / 2**30)
         return []
     logging.info("%s, with %.1f GiB to spare: fewer at a time", size, room / 2**30)
@@ -210,25 +243,18 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
 
 def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> None:
     group, point = ready.group, ready.group.points[0]
-    groups.freeze(group, workdir / "groups" / group.name)
     label = configs.optimizer_label(point)
     what = f"{label} {configs.width_label(point)}"
     share = timings.work(group) / ready.epochs
     progress.advance(what)
     tensorboard = plan.run["tensorboard"] and metrics.tensorboard_available()
-    begin, trained = time.monotonic(), 0
-
-    def report(epochs: int) -> None:
-        nonlocal trained
-        trained += epochs
-        progress.advance(what, share * epochs)
-
-    loop.train(
+    begin = time.monotonic()
+    trained = loop.train(
         ready,
         workdir,
         checkpoint_seconds=plan.run["checkpoint_seconds"],
         tensorboard=tensorboard,
-        report=report,
+        report=lambda epochs: progress.advance(what, share * epochs),
     )
     if trained == ready.epochs:
         timings.remember(group, trained, time.monotonic() - begin)

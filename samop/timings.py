@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+from absl import logging
 
 from samop import config as configs
 from samop import environment, records
@@ -29,8 +30,11 @@ def remember(group: Group, epochs: int, seconds: float) -> None:
     """Keeps the time of `epochs` epochs of a group."""
     known = _read()
     known[_key(group)] = seconds / epochs
-    _file().parent.mkdir(parents=True, exist_ok=True)
-    records.write_json(_file(), known)
+    try:
+        _file().parent.mkdir(parents=True, exist_ok=True)
+        records.write_json(_file(), known)
+    except OSError as error:
+        logging.warning("no forecast next time: %s cannot be written (%s)", _file(), error.strerror)
 
 
 def expected(groups: list[Group]) -> tuple[float, int]:
@@ -62,6 +66,6 @@ def _read() -> dict[str, float]:
         return json.loads(_file().read_text())
     except FileNotFoundError:
         return {}
-    except ValueError:
-        _file().unlink()  # only a forecast is lost
+    except (OSError, ValueError) as error:
+        logging.warning("no forecast: %s cannot be read (%s)", _file(), error)
         return {}

@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
     Attributes:
       init: `init(seed) -> (params, model_state)`, jitted.
-      labels: `labels(seed, rate) -> [n]`, the training labels with their noise, jitted.
+      labels: `labels(seed, rate) -> [n]`, the training labels with their noise; rate a number.
       start: `start(params, model_state) -> TrainState` before the first step.
       epoch: `epoch(state, seed, traced, labels, data, number) -> (state, metrics)`: one pass
         over the training data as one scan, then evaluation.
@@ -137,7 +137,9 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         noise_seed = own_seed("noise_seed", seed)
         if not workload.num_classes:
             return _noisy_targets(y, rate, noise_seed)
-        return _noisy_labels(y, workload.num_classes, rate, noise_seed)
+        # Rounded here, in double precision: in float32 some products land beside their tie.
+        flips = round(rate * len(y))
+        return _noisy_labels(y, workload.num_classes, flips, noise_seed)
 
     def start(params, model_state):
         # No optimiser's initial state depends on rates or radii.

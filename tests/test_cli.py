@@ -14,6 +14,7 @@ from samop.errors import UserError
 
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "configs" / "digits_width.py")
+CIFAR = str(ROOT / "configs" / "cifar_width.py")
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
@@ -66,6 +67,13 @@ def test_overrides_and_widths():
     assert request.dry_run
 
 
+def test_what_is_said_goes_before_the_smoke_defaults():
+    request = cli.parse([f"--config={DIGITS}:smoke,seeds=5,width=16-16"])
+    assert request.axes["seed"] == tuple(range(5))
+    assert request.axes["model.hidden"] == ((16, 16),)
+    assert request.config.train.epochs == 10
+
+
 def test_overriding_a_swept_field_fixes_its_axis_and_says_so():
     request = cli.parse([f"--config={DIGITS}", "--config.optimizer.rho=0.3"])
     assert request.axes["optimizer.rho"] == (0.3,)
@@ -79,6 +87,11 @@ BAD = [
     (["--config=configs/digit_width.py"], "no such file"),
     ([f"--config={DIGITS}:smok"], r"'smok' is unknown \(did you mean 'smoke'\?\)"),
     ([f"--config={DIGITS}:seeds=two"], "seeds='two' should be of type int"),
+    ([f"--config={DIGITS}:seeds=3,seeds=4"], "'seeds' is given twice"),
+    ([f"--config={CIFAR}:width=64-64"], "should be single sizes"),
+    ([f"--config={DIGITS}", "--config.seed=4294967296"], "seed=4294967296 .*≤ 4294967295"),
+    ([f"--config={DIGITS}", "--config.model.hidden=()"], "at least one size"),
+    ([f"--config={DIGITS}", "--config.optimizer.milestones=('a',)"], "shares of training"),
     ([f"--config={DIGITS}:width=8x8"], "width='8x8' should be layer sizes"),
     (
         [f"--config={DIGITS}", "--config.optimizer.roh=1"],
@@ -180,6 +193,8 @@ def test_errors_reach_the_shell_as_one_line_and_status_2(tmp_path):
     [
         ("{", "is no record of a run"),
         ("{}", "is no record of a run"),
+        ('{"config": 5}', "model.name=None is unknown"),
+        ('{"config": {"model": 5}}', "model.name=None is unknown"),
         ('{"config": {"model": {"name": "mlp"}, "optimizer": {"rhoo": 1}}}', "did you mean"),
         ('{"config": {"model": {"name": "mlp"}, "seed": "x"}}', "seed='x' should be of type int"),
     ],

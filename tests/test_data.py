@@ -778,18 +778,18 @@ def test_sizes_that_do_not_fit(digits, sizes, message):
 
 
 def test_synthetic_is_standardised_and_noisy_in_training_only():
-    data = load("synthetic")
+    data = synthetic(noise=0.3)
     assert data.train_x.shape == (1200, 98)
     assert data.test_x.shape == (2000, 98)
     assert {getattr(data, f).dtype for f in FIELDS} == {np.dtype(np.float32)}
     assert data.num_classes == 0
     assert data.test_y.std() == pytest.approx(1.0, abs=0.05)
     assert data.test_y.mean() == pytest.approx(0.0, abs=0.07)
-    clean = synthetic(noise=0.0)
+    clean = load("synthetic")
     np.testing.assert_array_equal(data.test_y, clean.test_y)
     np.testing.assert_array_equal(data.train_x, clean.train_x)
     assert (data.train_y - clean.train_y).std() == pytest.approx(0.3, rel=0.1)
-    assert data.source["sha256"] == load("synthetic").source["sha256"]
+    assert data.source["sha256"] == synthetic(noise=0.3).source["sha256"]
 
 
 def test_synthetic_grows_by_adding_and_differs_by_seed():
@@ -799,7 +799,7 @@ def test_synthetic_grows_by_adding_and_differs_by_seed():
         np.testing.assert_allclose(few, getattr(large, field)[: len(few)], rtol=1e-6)
     other = synthetic(n_train=50, n_test=20, seed=1)
     assert other.source["sha256"] != small.source["sha256"]
-    assert other.source["parameters"] == "n_train=50 n_test=20 noise=0.3 seed=1"
+    assert other.source["parameters"] == "n_train=50 n_test=20 noise=0.0 seed=1"
 
 
 def test_synthetic_targets_are_not_linear_but_a_net_can_fit_them():

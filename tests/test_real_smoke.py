@@ -17,7 +17,7 @@ def smoke(name, workdir, *fields):
 def test_mnist_smoke_learns(tmp_path):
     runs = smoke("mnist_width", tmp_path)
     sgd = runs[(runs.optimizer == "SGD") & (runs.width == "300-100")]
-    assert sgd.test_accuracy_last.min() >= 0.95
+    assert sgd.last_test_accuracy.min() >= 0.95
 
 
 def test_cifar_smoke(tmp_path):
@@ -28,4 +28,4 @@ def test_cifar_smoke(tmp_path):
 def test_synthetic_smoke(tmp_path):
     runs = smoke("synthetic_width", tmp_path)
     # Twice the loss is the unexplained share of a variance of one.
-    assert (2 * runs.test_loss_last).max() < 0.6
+    assert (2 * runs.last_test_loss).max() < 0.6

@@ -92,7 +92,9 @@ def test_groups_cover_every_run_once_in_full_grids(devices, most):
             assert p["seed"] == group.seeds[i // group.layout.cells]
             rho = group.cells["optimizer.rho"][i % group.layout.cells]
             assert p["optimizer"]["rho"] == rho
-        assert group.layout.padded[group.layout.split] % devices == 0
+        assert group.layout.devices <= devices
+        if most <= devices:
+            assert group.layout.runs_a_device == 1
 
 
 def test_points_of_different_static_fields_never_share_a_group():
@@ -112,7 +114,9 @@ def test_a_group_that_does_not_fit_is_halved_before_it_is_frozen(tmp_path, monke
     halves = sweep._smaller(ready, tmp_path, used)
     assert sorted(n for g in halves for n in g.names) == sorted(group.names)
     assert max(len(g.names) for g in halves) == 2
-    groups.freeze(group, tmp_path / "groups" / group.name)
+    begun = tmp_path / "points" / group.names[0]
+    begun.mkdir(parents=True)
+    (begun / "metrics.jsonl").write_text("")
     assert sweep._smaller(ready, tmp_path, used) == []
 
 
@@ -159,6 +163,67 @@ def test_a_changed_config_never_mixes_with_old_runs(finished, tmp_path):
     after = record_of(workdir)
     assert {name: after[name] for name in before} == before
     assert json.loads((workdir / "plan.json").read_text())["points"] == names(other)
+
+
+def test_one_lost_run_trains_anew_and_the_others_are_left_alone(finished, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    before = record_of(workdir)
+    lost = next(name for name in before if "_sam_" in name)
+    shutil.rmtree(workdir / "points" / lost)
+    plan = small_plan(train__epochs=4)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 2)
+        with pytest.raises(Killed):
+            sweep.run(plan, workdir)
+    rest = record_of(workdir)
+    assert {n: rest[n] for n in before if n != lost} == {n: before[n] for n in before if n != lost}
+    sweep.run(plan, workdir)
+    assert set(record_of(workdir)) == set(before)
+    assert checkpoint.load(workdir / "points" / lost)["params"]
+
+
+def test_finished_runs_without_their_groups_are_left_alone(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    shutil.rmtree(workdir / "groups")
+    before = record_of(workdir)
+    assert sweep.pending_groups(small_plan(train__epochs=4), workdir) == []
+    sweep.run(small_plan(train__epochs=4), workdir)
+    assert record_of(workdir) == before
+
+
+def test_a_damaged_config_json_is_written_again(finished, tmp_path):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    file = next((workdir / "points").glob("*/config.json"))
+    good = json.loads(file.read_text())
+    file.write_text("")
+    sweep.run(small_plan(train__epochs=4), workdir)
+    assert json.loads(file.read_text())["config"] == good["config"]
+
+
+def test_the_grouping_is_frozen_before_the_first_step(tmp_path, monkeypatch):
+    plan = small_plan(run__mode="loop", run__devices=2, train__epochs=4)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 4)
+        with pytest.raises(Killed):
+            sweep.run(plan, tmp_path)
+    before = {p.name for p in (tmp_path / "groups").iterdir()}
+    assert len(before) == 3
+    sweep.run(plan, tmp_path)
+    assert {p.name for p in (tmp_path / "groups").iterdir()} == before
+
+
+def test_an_integer_on_an_axis_is_the_same_run():
+    one, same = (sweep.expand(point(), {"optimizer.rho": (r,)}) for r in (1, 1.0))
+    assert configs.point_name(one[0]) == configs.point_name(same[0])
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_training(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SAMOP_CACHE", str(tmp_path / "file" / "cache"))
+    plan = small_plan({"seed": (0,)}, train__epochs=4)
+    sweep.run(plan, tmp_path / "w")
+    assert all(sweep.is_done(tmp_path / "w", name) for name in plan.points)
+    assert "no forecast" in caplog.text
 
 
 def test_added_seeds_form_new_groups(finished, tmp_path):
@@ -224,19 +289,20 @@ def test_damage_is_noticed_and_mended(finished, tmp_path, monkeypatch, damage):
             victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
     sweep.run(plan, tmp_path)
     assert record_of(tmp_path) == record_of(finished)
+    assert all(sweep.is_done(tmp_path, name) for name in plan.points)
 
 
 def test_a_group_goes_on_with_fewer_devices(tmp_path, monkeypatch, caplog):
     plan = small_plan({"seed": (0, 1, 2)}, run__devices=4)
     (group,) = sweep.pending_groups(plan, tmp_path)
-    assert group.layout.padded == (4, 1)
+    assert group.layout.devices == 3
     with monkeypatch.context() as patch:
         killed_at(patch, 1)
         with pytest.raises(Killed):
             sweep.run(plan, tmp_path)
-    fewer = small_plan({"seed": (0, 1, 2)}, run__devices=3)
+    fewer = small_plan({"seed": (0, 1, 2)}, run__devices=2)
     sweep.run(fewer, tmp_path)
-    assert "began on 4 devices and goes on with 2" in caplog.text
+    assert "began on 3 devices and goes on with 1" in caplog.text
     assert all(sweep.is_done(tmp_path, name) for name in fewer.points)
 
 

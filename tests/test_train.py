@@ -96,7 +96,7 @@ def test_both_passes_see_the_same_dropout_mask():
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.4, 0.75])
 def test_label_noise_flips_exactly_its_share_to_other_classes(rate):
     y = jnp.asarray(np.random.default_rng(0).integers(0, 10, 1000), jnp.int32)
-    noisy = np.array(sampling.noisy_labels(y, 10, rate, 7))
+    noisy = np.array(sampling.noisy_labels(y, 10, round(rate * 1000), 7))
     flipped = noisy != np.array(y)
     assert flipped.sum() == round(rate * 1000)
     assert noisy.min() >= 0
@@ -107,13 +107,21 @@ def test_label_noise_flips_exactly_its_share_to_other_classes(rate):
         counts = np.bincount(shifts, minlength=10)[1:]
         expected = flipped.sum() / 9
         assert ((counts - expected) ** 2 / expected).sum() < 31.8
-        other = np.array(sampling.noisy_labels(y, 10, rate, 8))
+        other = np.array(sampling.noisy_labels(y, 10, round(rate * 1000), 8))
         assert np.any(other != noisy)
+
+
+@pytest.mark.parametrize(("n", "rate"), [(95, 0.3), (200, 0.35), (130, 0.15), (200, 0.4)])
+def test_a_run_flips_the_rounded_share(n, rate):
+    config = point(data__train_size=n)
+    workload = build(config)
+    labels = np.array(train.make_run(config, workload).labels(np.uint32(0), rate))
+    assert (labels != workload.splits.train.y).sum() == round(rate * n)
 
 
 def test_label_noise_is_nested_in_its_rate():
     y = jnp.zeros(500, jnp.int32)
-    low, high = (np.array(sampling.noisy_labels(y, 10, r, 1)) for r in (0.2, 0.6))
+    low, high = (np.array(sampling.noisy_labels(y, 10, k, 1)) for k in (100, 300))
     assert np.all(high[low != 0] == low[low != 0])
 
 

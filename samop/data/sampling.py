@@ -13,17 +13,17 @@ def stream(seed: jax.typing.ArrayLike, purpose: int) -> jax.Array:
 
 
 def noisy_labels(
-    labels: jax.Array, num_classes: int, rate: jax.typing.ArrayLike, seed: jax.typing.ArrayLike
+    labels: jax.Array, num_classes: int, flips: jax.typing.ArrayLike, seed: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Symmetric label noise: exactly round(rate · n) labels, each moved to another class.
+    """Symmetric label noise: exactly `flips` labels, each moved to another class.
 
-    A flipped label is uniform over the other classes. For one seed the flipped examples of a
-    lower rate are among those of a higher one.
+    A flipped label is uniform over the other classes. For one seed the flipped examples of fewer
+    flips are among those of more.
 
     Args:
       labels: [n] int, in [0, num_classes).
       num_classes: number of classes, ≥ 2.
-      rate: share of labels to flip, in [0, 1); may be traced.
+      flips: number of labels to flip, 0 to n; may be traced.
       seed: the noise seed; may be traced.
     """
     n = labels.shape[0]
@@ -31,7 +31,7 @@ def noisy_labels(
     rank = jax.random.permutation(where, n)
     shift = jax.random.randint(how, (n,), 1, num_classes, labels.dtype)
     flipped = (labels + shift) % num_classes
-    return jnp.where(rank < jnp.round(rate * n), flipped, labels)
+    return jnp.where(rank < flips, flipped, labels)
 
 
 def noisy_targets(

@@ -89,7 +89,7 @@ def shifted(
     rows, columns = kernel.shape[:2]
     height = (x.shape[1] - rows) // strides[0] + 1
     width = (x.shape[2] - columns) // strides[1] + 1
-    total = 0.0
+    total: jax.Array | float = 0.0
     for i in range(rows):
         for j in range(columns):
             window = lax.slice(
@@ -104,4 +104,4 @@ def shifted(
                 (1, *strides, 1),
             )
             total = total + window @ kernel[i, j]
-    return total
+    return jnp.asarray(total)

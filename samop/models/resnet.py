@@ -8,9 +8,7 @@ from flax import linen as nn
 
 from samop.models.conv import conv_general_dilated
 
-Conv = functools.partial(
-    nn.Conv, use_bias=False, conv_general_dilated=conv_general_dilated
-)
+Conv = functools.partial(nn.Conv, use_bias=False, conv_general_dilated=conv_general_dilated)
 
 
 class Block(nn.Module):
