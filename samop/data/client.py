@@ -85,7 +85,8 @@ def run_client(command: list[str], folder: Path, advice: str = "") -> None:
             start_new_session=True,
         )
         try:
-            before, still_since, limit = _size(folder), time.monotonic(), patience()
+            # From an empty folder: what came before the first look has come too.
+            before, still_since, limit = 0, time.monotonic(), patience()
             while process.poll() is None:
                 time.sleep(_POLL_S)
                 now = _size(folder)
