@@ -33,6 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.smoke:
         config.experiment = "mnist_width_smoke"
         config.sweep.rho = (0.05,)
+        config.optimizer.schedule = "constant"  # the first of 100 epochs, not 100 in one
     return config
 
 
