@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.smoke:
         config.experiment = "cifar_width_smoke"
         config.sweep.rho = (0.05,)
-        config.data.update(train_size=1280, validation=500, test_size=1000)
+        config.data.update(train_size=640, validation=500, test_size=500)
     return config
 
 
