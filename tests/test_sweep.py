@@ -234,7 +234,7 @@ def test_added_seeds_form_new_groups(finished, tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nobody catches it."""
+    """Ends a run as an interrupt would; experiments/benchmarks/faults.py sends real SIGKILLs."""
 
 
 def killed_at(monkeypatch, epoch):
@@ -286,7 +286,8 @@ def test_damage_is_noticed_and_mended(finished, tmp_path, monkeypatch, damage):
         else:
             newest = max((tmp_path / "groups").glob("*/checkpoints/*"), key=lambda p: int(p.name))
             victim = max(newest.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
-            victim.write_bytes(victim.read_bytes()[:-1] + b"\0")
+            data = victim.read_bytes()
+            victim.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     sweep.run(plan, tmp_path)
     assert record_of(tmp_path) == record_of(finished)
     assert all(sweep.is_done(tmp_path, name) for name in plan.points)

@@ -5,7 +5,8 @@ python experiments/benchmarks/epoch.py --width=300-100+50-50+10-10 --pairs=9 --j
 Both sides run in this process and take turns, one epoch each, so that a machine that slows down
 slows both; what counts is the median of the ratios within a turn. Equal on both sides: examples,
 start weights, 128 a batch, rate .1, momentum .9, decay 1e-4, rho .05, threads. One untimed epoch
-goes before; both take samop's batch order there, and their mean losses have to agree.
+goes before; both take samop's batch order there, and their mean losses should agree to about one
+per cent: SAM is that sensitive to rounding (ρ changed by 2e-6 of itself moves them as much).
 samop's epoch is the compiled program of a run from the command line, evaluation included, but one
 example is held out for validation and one for testing, so that the training part is what is timed.
 samop also computes the training accuracy; PyTorch only the loss.
