@@ -7,12 +7,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samop.diagnostics import diagnose as diagnose
+    from samop.precision import loss_scaled as loss_scaled
+    from samop.transforms import asam as asam
+    from samop.transforms import esam as esam
+    from samop.transforms import eval_params as eval_params
+    from samop.transforms import fsam as fsam
+    from samop.transforms import gnp as gnp
+    from samop.transforms import grad_evals as grad_evals
+    from samop.transforms import gsam as gsam
+    from samop.transforms import looksam as looksam
+    from samop.transforms import msam as msam
+    from samop.transforms import rho_from_rate as rho_from_rate
     from samop.transforms import sam as sam
+    from samop.transforms import sam_gradient as sam_gradient
+    from samop.transforms import stablesam as stablesam
+    from samop.transforms import vasso as vasso
+    from samop.transforms import window as window
+    from samop.transforms import wsam as wsam
 
 __version__ = "0.1.0.dev0"
 
-_NAMES = {"sam": "samop.transforms"}
-_MODULES = ("ascents", "checkpoint", "config", "data", "figures", "models", "results", "transforms")
+_TRANSFORMS = (
+    "asam", "esam", "eval_params", "fsam", "gnp", "grad_evals", "gsam", "looksam", "msam",
+    "rho_from_rate", "sam", "sam_gradient", "stablesam", "vasso", "window", "wsam",
+)  # fmt: skip
+_NAMES = {
+    **dict.fromkeys(_TRANSFORMS, "samop.transforms"),
+    "diagnose": "samop.diagnostics",
+    "loss_scaled": "samop.precision",
+}
+_MODULES = (
+    "ascents", "checkpoint", "config", "data", "diagnostics", "figures", "models", "precision",
+    "results", "transforms",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

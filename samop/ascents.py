@@ -2,16 +2,20 @@
 
 A rule is a pair of pure functions, because several of the family keep a state between steps:
 `init(params) -> state` and `perturb(grads, state, params, rho) -> (epsilon, state)`.
+g is the gradient, w the parameters, ‖·‖ the Euclidean norm over all leaves that are perturbed.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from samop import trees
 
 PyTree = Any
+Mask = PyTree | Callable[[PyTree], PyTree]
 
 # As in the released SAM codes; it also makes the ascent of a zero gradient zero instead of NaN.
 TINY = 1e-12
@@ -32,26 +36,191 @@ def stateless(rule: Callable[[PyTree, PyTree, jax.typing.ArrayLike], PyTree]) ->
     )
 
 
+def unit(tree: PyTree) -> PyTree:
+    """x/(‖x‖₂ + 1e-12), the norm over all leaves together; zeros stay zeros."""
+    return trees.scale(1 / (trees.norm(tree) + TINY), tree)
+
+
 def normalized() -> Ascent:
-    """ε = ρ g/‖g‖₂ over all leaves together: SAM (arXiv 2010.01412, eq. 2 with p = 2)."""
-    return stateless(lambda grads, _, rho: trees.scale(rho / (trees.norm(grads) + TINY), grads))
+    """ε = ρ g/‖g‖: SAM (arXiv 2010.01412, eq. 2 with p = 2)."""
+    return stateless(lambda grads, _, rho: _to_length(rho, grads))
 
 
-def masked(ascent: Ascent, mask: PyTree | Callable[[PyTree], PyTree]) -> Ascent:
-    """Perturbs, and takes the norm over, only the leaves where `mask` holds.
+def unnormalized() -> Ascent:
+    """ε = ρ g: the rule of the theory (arXiv 2206.06232 studies it against SAM's own)."""
+    return stateless(lambda grads, _, rho: trees.scale(rho, grads))
+
+
+def is_weight(path: tuple[str, ...], leaf: jax.Array) -> bool:
+    """Whether an adaptive rule scales a leaf: everything but what is named "bias"."""
+    return "bias" not in path
+
+
+def adaptive(
+    eta: jax.typing.ArrayLike = 0.01,
+    weights: Callable[[tuple[str, ...], jax.Array], bool] = is_weight,
+) -> Ascent:
+    """ε = ρ T²g/‖Tg‖, T = |w| + η on weights and 1 elsewhere: ASAM (arXiv 2102.11600, eq. 5).
 
     Args:
-      ascent: the rule to restrict.
-      mask: booleans of the parameters' structure (or a prefix of it), or a function of the
-        parameters that returns them.
+      eta: η, keeps T away from zero.
+      weights: `weights(path, leaf)`, path like ("Dense_0", "kernel"): which leaves T scales. The
+        default leaves out biases but not the scales of norm layers, as the authors' code does.
+    """
+
+    def rule(grads, params, rho):
+        size = _sizes(params, eta, weights)
+        scaled = jax.tree.map(jnp.multiply, size, trees.wide(grads))
+        return jax.tree.map(jnp.multiply, size, _to_length(rho, scaled))
+
+    return stateless(rule)
+
+
+def sign(eta: jax.typing.ArrayLike | None = None) -> Ascent:
+    """ε = ρ T sign(g), the steepest step in the ℓ∞ ball; T as in `adaptive` where η is given.
+
+    Source: arXiv 2306.04226 and the code of its authors.
+    """
+
+    def rule(grads, params, rho):
+        signs = trees.scale(rho, jax.tree.map(jnp.sign, grads))
+        if eta is None:
+            return signs
+        return jax.tree.map(jnp.multiply, _sizes(params, eta, is_weight), signs)
+
+    return stateless(rule)
+
+
+def layerwise() -> Ascent:
+    """ε = ρ g/‖g‖ for each leaf on its own: ‖ε‖ = ρ √(number of leaves)."""
+    return stateless(
+        lambda grads, _, rho: jax.tree.map(lambda g: _to_length(rho, g), grads),
+    )
+
+
+def random(key: jax.Array | int) -> Ascent:
+    """A random direction of SAM's length, the control that asks whether the gradient matters.
+
+    ε = ρ z/‖z‖, z Gaussian, another at each step. As SAM, it leaves alone the coordinates whose
+    gradient is exactly zero: masks hold, and what does not act on the loss takes no length. The
+    groups of m-SAM share z.
+
+    Args:
+      key: typed key or seed.
+    """
+
+    def perturb(grads, count, params, rho):
+        keys = _keys(key, count, grads)
+        noise = jax.tree.map(
+            lambda k, g: jnp.where(g != 0, jax.random.normal(k, g.shape, _wide_dtype(g)), 0),
+            keys,
+            grads,
+        )
+        return _to_length(rho, noise), count + 1
+
+    return Ascent(_no_steps, perturb)
+
+
+def bernoulli(beta: jax.typing.ArrayLike, key: jax.Array | int) -> Ascent:
+    """ε = (ρ/β) b ⊙ g/‖g‖, each bᵢ 1 with probability β: ESAM's weight part (arXiv 2110.03141).
+
+    Args:
+      beta: β in (0, 1]; with 1 it is SAM's rule.
+      key: typed key or seed of the masks b; the groups of m-SAM share b.
+    """
+
+    def perturb(grads, count, params, rho):
+        keys = _keys(key, count, grads)
+        full = _to_length(rho, grads)
+        kept = jax.tree.map(
+            lambda k, e: jnp.where(jax.random.bernoulli(k, beta, e.shape), e / beta, 0), keys, full
+        )
+        return kept, count + 1
+
+    return Ascent(_no_steps, perturb)
+
+
+def friendly(sigma: jax.typing.ArrayLike = 1.0, lam: jax.typing.ArrayLike = 0.9) -> Ascent:
+    """ε = ρ d/‖d‖, d = g − σm, then m ← λm + (1−λ)g: F-SAM (arXiv 2403.12350).
+
+    At the first step d = m = g, as in the authors' code. State: step count and m, float32 [params].
     """
 
     def perturb(grads, state, params, rho):
-        keep = mask(params) if callable(mask) else mask
+        count, mean = state
+        first = count == 0
+        direction = trees.select(
+            first, trees.wide(grads), trees.mix(1, grads, -jnp.asarray(sigma), mean)
+        )
+        mean = trees.select(first, trees.wide(grads), trees.mix(lam, mean, 1 - lam, grads))
+        return _to_length(rho, direction), (count + 1, mean)
+
+    return Ascent(lambda params: (_no_steps(params), _zeros(params)), perturb)
+
+
+def smoothed(theta: jax.typing.ArrayLike = 0.4) -> Ascent:
+    """d ← (1−θ)d + θg from d = 0, ε = ρ d/‖d‖: VASSO (arXiv 2509.02433). State: d [params]."""
+
+    def perturb(grads, direction, params, rho):
+        direction = trees.mix(1 - theta, direction, theta, grads)
+        return _to_length(rho, direction), direction
+
+    return Ascent(_zeros, perturb)
+
+
+def masked(ascent: Ascent, mask: Mask) -> Ascent:
+    """Perturbs, and takes the norm over, only what `mask` selects.
+
+    Args:
+      ascent: the rule to restrict.
+      mask: booleans of the parameters' structure (or a prefix of it), boolean arrays of their
+        shapes, or a function of the parameters that returns such, as `norm_layers`.
+
+    Raises:
+      ValueError: when a state is made and no leaf is selected: SAM would silently be off.
+    """
+
+    def of(params):
+        return mask(params) if callable(mask) else mask
+
+    def init(params):
+        flags = jax.tree.leaves(of(params))
+        known = all(isinstance(flag, (bool, np.bool)) for flag in flags)
+        if flags and known and not any(flags):
+            raise ValueError("mask selects no parameter: nothing would be perturbed")
+        return ascent.init(params)
+
+    def perturb(grads, state, params, rho):
+        keep = of(params)
         epsilon, state = ascent.perturb(trees.masked(grads, keep), state, params, rho)
         return trees.masked(epsilon, keep), state
 
-    return Ascent(ascent.init, perturb)
+    return Ascent(init, perturb)
+
+
+def where(predicate: Callable[[tuple[str, ...], jax.Array], bool]) -> Callable[[PyTree], PyTree]:
+    """A mask from `predicate(path, leaf)`, path like ("Dense_0", "kernel")."""
+    return lambda params: trees.where(predicate, params)
+
+
+def norm_layers(params: PyTree) -> PyTree:
+    """Mask of SAM-ON (arXiv 2306.04226): the scales and biases of normalisation layers alone.
+
+    They are found by structure, not by the layers' names: whatever lies beside a leaf "scale", as
+    in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
+    """
+    paths = [trees.names(path) for path, _ in jax.tree.leaves_with_path(params)]
+    layers = {(path[: path.index("scale")], len(path)) for path in paths if "scale" in path}
+
+    def belongs(path, leaf):
+        return any(path[: len(layer)] == layer and len(path) == depth for layer, depth in layers)
+
+    return trees.where(belongs, params)
+
+
+def no_biases(params: PyTree) -> PyTree:
+    """Mask that leaves out what is named "bias"."""
+    return trees.where(lambda path, _: "bias" not in path, params)
 
 
 def with_decay(ascent: Ascent, weight_decay: jax.typing.ArrayLike) -> Ascent:
@@ -65,3 +234,36 @@ def with_decay(ascent: Ascent, weight_decay: jax.typing.ArrayLike) -> Ascent:
         return ascent.perturb(full, state, params, rho)
 
     return Ascent(ascent.init, perturb)
+
+
+def _to_length(length: jax.typing.ArrayLike, tree: PyTree) -> PyTree:
+    """The tree scaled to a Euclidean length; zeros stay zeros. One multiplication a coordinate."""
+    return trees.scale(length / (trees.norm(tree) + TINY), tree)
+
+
+def _sizes(params: PyTree, eta: jax.typing.ArrayLike, weights: Callable) -> PyTree:
+    return jax.tree.map(
+        lambda scaled, w: jnp.abs(w) + eta if scaled else jnp.ones_like(w),
+        trees.where(weights, params),
+        trees.wide(params),
+    )
+
+
+def _zeros(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jnp.zeros_like(x, dtype=_wide_dtype(x)), params)
+
+
+def _no_steps(params: PyTree) -> jax.Array:
+    return jnp.zeros((), jnp.int32)
+
+
+def _wide_dtype(x: jax.Array):
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _keys(key: jax.Array | int, count: jax.Array, tree: PyTree) -> PyTree:
+    """One key a leaf for this step."""
+    typed = jax.random.key(key) if isinstance(key, int) else key
+    step = jax.random.fold_in(typed, count)
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [jax.random.fold_in(step, i) for i in range(len(leaves))])

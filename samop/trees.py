@@ -1,5 +1,6 @@
 """Arithmetic on pytrees of arrays that optax does not have. Empty trees and leaves are fine."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,8 +11,10 @@ PyTree = Any
 
 def dot(a: PyTree, b: PyTree) -> jax.Array:
     """Σ over all leaves of aᵢ·bᵢ, accumulated in at least float32. Scalar."""
-    wide = [jnp.sum(_wide(x) * _wide(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))]
-    return sum(wide, jnp.zeros((), jnp.float32))
+    products = [
+        jnp.sum(_wide(x) * _wide(y)) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    ]
+    return sum(products, jnp.zeros((), jnp.float32))
 
 
 def norm(tree: PyTree) -> jax.Array:
@@ -33,6 +36,26 @@ def add(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: _wide(x) + _wide(y), a, b)
 
 
+def subtract(a: PyTree, b: PyTree) -> PyTree:
+    """a − b leaf by leaf, in the wider of the two dtypes and at least float32."""
+    return jax.tree.map(lambda x, y: _wide(x) - _wide(y), a, b)
+
+
+def mix(x: jax.typing.ArrayLike, a: PyTree, y: jax.typing.ArrayLike, b: PyTree) -> PyTree:
+    """x·a + y·b leaf by leaf, in at least float32."""
+    return jax.tree.map(lambda p, q: x * _wide(p) + y * _wide(q), a, b)
+
+
+def wide(tree: PyTree) -> PyTree:
+    """The tree with floating-point leaves of less than 32 bits as float32."""
+    return jax.tree.map(_wide, tree)
+
+
+def like(tree: PyTree, other: PyTree) -> PyTree:
+    """The tree with the dtypes of another one."""
+    return jax.tree.map(lambda x, y: x.astype(y.dtype), tree, other)
+
+
 def masked(tree: PyTree, mask: PyTree) -> PyTree:
     """The leaves where `mask` (booleans, same structure or a prefix) holds; zeros elsewhere."""
     return jax.tree.map(
@@ -40,6 +63,24 @@ def masked(tree: PyTree, mask: PyTree) -> PyTree:
         mask,
         tree,
     )
+
+
+def select(condition: jax.typing.ArrayLike, a: PyTree, b: PyTree) -> PyTree:
+    """a where a scalar condition holds, else b, leaf by leaf."""
+    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
+def names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of a leaf's path as text: ("Dense_0", "kernel")."""
+    keys = ("key", "name", "idx")  # of dictionaries, attributes and sequences
+    return tuple(
+        str(next(getattr(entry, key) for key in keys if hasattr(entry, key))) for entry in path
+    )
+
+
+def where(predicate: Callable[[tuple[str, ...], jax.Array], bool], tree: PyTree) -> PyTree:
+    """Booleans of the tree's structure: predicate(names of the path, leaf)."""
+    return jax.tree.map_with_path(lambda path, x: bool(predicate(names(path), x)), tree)
 
 
 def size(tree: PyTree) -> int:

@@ -10,7 +10,10 @@ import pytest
 from optax import contrib
 
 import samop
-from samop import ascents, transforms, trees
+from samop import ascents, diagnostics, precision, trees
+from samop.transforms import cheaper, combined, microbatch, perturbed
+
+MODULES = (perturbed, combined, cheaper, microbatch, precision, diagnostics)
 
 CURVATURE = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([[0.5]])}
 START = {"a": jnp.array([3.0, -1.0]), "b": jnp.array([[2.0]])}
@@ -236,4 +239,4 @@ def test_what_an_update_needs_is_asked_for():
 
 
 def test_doctests():
-    assert doctest.testmod(transforms).failed == 0
+    assert sum(doctest.testmod(m).failed for m in MODULES) == 0

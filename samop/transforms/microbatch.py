@@ -1,0 +1,111 @@
+"""m-SAM by a scan over micro-batches: the memory of one, whatever the batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from samop import ascents, trees
+from samop.transforms.core import Rho, check_count, check_rho
+
+PyTree = Any
+
+
+class Clean(NamedTuple):
+    """What the clean pass at `params` saw, averaged over the groups.
+
+    Attributes:
+      value: what loss_fn returns, the loss or (loss, aux).
+      grads: gradient at params, in at least float32.
+    """
+
+    value: PyTree
+    grads: PyTree
+
+
+def sam_gradient(
+    loss_fn: Callable[..., Any],
+    ascent: ascents.Ascent | None = None,
+    rho: Rho = 0.05,
+    *,
+    m: int,
+    has_aux: bool = False,
+) -> Callable[..., tuple[PyTree, Clean]]:
+    """m-SAM: mean over groups G_j of m examples of ∇L_{G_j}(w + ε_j), ε_j from ∇L_{G_j}(w).
+
+    Groups are computed one after another, so that memory is that of m examples: gradient
+    accumulation falls out of it. The result is a finished gradient for any optax optimiser. With
+    m equal to the batch it is SAM. `samop.sam(groups=batch // m)` is the same with all groups at
+    once.
+
+    Source: m-sharpness, arXiv 2010.01412 §4.1, and arXiv 2206.06232. Cost: 2 gradient evaluations
+    of the whole batch.
+
+    Args:
+      loss_fn: `loss_fn(params, batch, *args)`, the mean loss over the examples of a batch.
+      ascent: a rule of `samop.ascents` that keeps no state; default: normalised.
+      rho: radius ≥ 0, a number or a traced array.
+      m: examples per group; divides the batch.
+      has_aux: loss_fn returns (loss, aux).
+
+    Returns:
+      `gradient(params, batch, *args) -> (grads, Clean)`. `batch` is a pytree of arrays [B, ...],
+      group j is examples jm … (j+1)m − 1. Low-precision parameters are seen as float32 ones at
+      both points. grads are in at least float32.
+
+    Raises:
+      ValueError: an ascent with a state, a bad ρ or m; where called, m that does not divide the
+        batch.
+
+    Example:
+      >>> import jax.numpy as jnp, optax, samop
+      >>> loss = lambda w, x: jnp.mean((x @ w) ** 2)
+      >>> w, x = jnp.ones(2), jnp.arange(12.0).reshape(6, 2)
+      >>> gradient = samop.sam_gradient(loss, rho=0.05, m=2)
+      >>> g, clean = gradient(w, x)
+      >>> print(g.round(1), clean.value.round(2))
+      [162.2 185. ] 167.67
+    """
+    check_rho(rho)
+    check_count("m", m)
+    if callable(rho):
+        raise ValueError("sam_gradient: rho is a number here, not a schedule: it counts no steps")
+    ascent = ascents.normalized() if ascent is None else ascent
+    value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+
+    def gradient(params, batch, *args):
+        if jax.tree.leaves(jax.eval_shape(ascent.init, params)):
+            raise ValueError(
+                "sam_gradient: this ascent keeps a state between steps: use sam(..., groups=G)"
+            )
+        groups = _divide(batch, m)
+        start = trees.wide(params)
+
+        def both(group):
+            value, g = value_and_grad(start, group, *args)
+            epsilon, _ = ascent.perturb(g, (), params, rho)
+            _, g_sam = value_and_grad(trees.add(start, epsilon), group, *args)
+            return g_sam, Clean(value, g)
+
+        first, rest = jax.tree.map(lambda x: x[0], groups), jax.tree.map(lambda x: x[1:], groups)
+        count = len(jax.tree.leaves(groups)[0])
+        # The first group gives the sum its shapes and dtypes.
+        total, _ = jax.lax.scan(
+            lambda total, group: (jax.tree.map(jnp.add, total, both(group)), None),
+            both(first),
+            rest,
+        )
+        return jax.tree.map(lambda x: x / count, total)
+
+    return gradient
+
+
+def _divide(batch: PyTree, m: int) -> PyTree:
+    sizes = {len(x) for x in jax.tree.leaves(batch)}
+    if len(sizes) != 1:
+        raise ValueError(f"sam_gradient: the batch's arrays differ in length: {sorted(sizes)}")
+    (size,) = sizes
+    if size % m:
+        raise ValueError(f"m={m} does not divide the batch of {size} examples")
+    return jax.tree.map(lambda x: x.reshape(size // m, m, *x.shape[1:]), batch)
