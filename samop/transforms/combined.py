@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from samop import ascents, trees
-from samop.ascents import TINY, unit
+from samop.ascents import TINY
 from samop.transforms.core import (
     Active,
     Rho,
@@ -245,6 +245,9 @@ def stablesam(
 
 
 def orthogonal(x, y):
-    """The part of x that is orthogonal to y; x where y is zero."""
-    along = unit(y)  # not y/‖y‖²: the square of a small norm is no float32 any more
+    """The part of x that is orthogonal to y, over all leaves together; x where y is zero."""
+    size = trees.norm(y)
+    # Neither y/‖y‖², the square of a small norm being no float32 any more, nor n(y), whose guard
+    # leaves a part along y as ‖y‖ nears it.
+    along = trees.scale(1 / jnp.where(size > 0, size, 1), y)
     return jax.tree.map(jnp.subtract, trees.wide(x), trees.scale(trees.dot(x, along), along))
