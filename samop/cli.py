@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,10 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from samop import config as configs
+from samop import validation
 from samop.errors import UserError, nearest
+
+Axes = Mapping[str, Sequence[Any]]
 
 HELP = """\
 Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, draws its figure.
@@ -40,7 +43,7 @@ class Request(NamedTuple):
 
     Attributes:
       config: the resolved config, locked.
-      axes: swept fields and values, overridden ones fixed.
+      axes: swept fields and values of each product, overridden ones fixed.
       notes: lines to tell the user before anything starts.
       workdir: the work folder.
       dry_run, verbose: the options of these names.
@@ -48,7 +51,7 @@ class Request(NamedTuple):
     """
 
     config: ConfigDict
-    axes: dict[str, Sequence[Any]]
+    axes: list[Axes]
     notes: list[str]
     workdir: Path
     dry_run: bool
@@ -79,23 +82,36 @@ def parse(argv: Sequence[str]) -> Request:
     if unused:
         raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
     resolved: Any = values["config"].value
-    configs.validate(resolved)
+    validation.validate(resolved)
     overridden = config_flags.get_override_values(values["config"])
-    axes = dict(sweep(resolved))
+    swept = sweep(resolved)
+    products: list[Axes] = (
+        [dict(swept)] if isinstance(swept, Mapping) else [dict(axes) for axes in swept]
+    )
     notes = []
-    for field in axes:
+    for field in dict.fromkeys(field for axes in products for field in axes):
         if field in overridden:
-            axes[field] = (configs.get(resolved, field),)
-            notes.append(f"--config.{field} fixes a swept field: only {axes[field][0]!r} is run")
+            value = configs.get(resolved, field)
+            products = _fix(products, field, value)
+            notes.append(f"--config.{field} fixes a swept field: only {value!r} is run")
     return Request(
         resolved,
-        axes,
+        products,
         notes,
         Path(values["workdir"].value or Path("runs") / resolved.experiment),
         bool(values["dry_run"].value),
         bool(values["verbose"].value),
         shlex.join(["python", "-m", "samop.main", *argv]),
     )
+
+
+def _fix(products: list[Axes], field: str, value: Any) -> list[Axes]:
+    """Products of axes with one field fixed.
+
+    Of several products those remain that have the value anyway; where none has, all take it.
+    """
+    having = [axes for axes in products if field in axes and value in axes[field]]
+    return [{**axes, field: (value,)} for axes in having or products]
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
@@ -122,7 +138,7 @@ def _some_config() -> str:
     return "configs/digits_width.py"
 
 
-def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], dict[str, Sequence[Any]]]]:
+def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], Axes | Sequence[Axes]]]:
     """Config and sweep function behind FILE.py:ARG or a run's config.json."""
     path, _, argument = source.partition(":")
     file = Path(path)

@@ -8,19 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from samop import variants
 from samop.errors import UserError, nearest
 
 # Fields that vary inside one compiled program; everything else is static (shapes or structure).
 TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
 # Sections that say how to run and what to sweep; they are not part of a run's identity.
 NOT_IDENTITY = ("run", "sweep")
-TRANSFORMS = ("base", "sam")
-BASES = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
-WORKLOADS = ("classification", "regression")
-AUGMENT = ("none", "crop_flip")
-NORMALIZE = ("unit", "standardize", "none")
-MODES = ("auto", "vmap", "loop")
 
 
 def defaults(model: str = "mlp") -> ConfigDict:
@@ -54,17 +48,30 @@ def defaults(model: str = "mlp") -> ConfigDict:
             "optimizer": {
                 "name": "sam",  # base: no perturbation
                 "base": "sgd",
-                "rho": 0.05,
                 "lr": 0.1,
                 "momentum": 0.9,
                 "weight_decay": 1e-4,  # sgd, adam: λw joins the (SAM) gradient; adamw: decoupled
-                "decay_in_ascent": False,  # whether λw takes part in the ascent direction
                 "schedule": "step",
                 "milestones": (0.5, 0.75),  # shares of training
                 "factor": 0.1,
                 "warmup": 0.0,  # share of training with linearly growing rate
+                **variants.FIELDS,  # the perturbation
             },
-            "train": {"epochs": 60, "batch_size": 64, "eval_batch_size": 1000},
+            "train": {
+                "epochs": 60,
+                # grad_evals: as many gradient evaluations as the base takes in `epochs` epochs, so
+                # that SAM, with two a step, trains for half as many.
+                "budget": "epochs",
+                "batch_size": 64,
+                "eval_batch_size": 1000,
+                "diagnostics_every": 10,  # epochs; 0: the perturbation is never measured
+            },
+            "precision": {
+                "params": "float32",
+                "compute": "float32",  # of the clean pass
+                "second_pass": "float32",  # or "compute": then its cosine is in the record
+                "loss_scale": 0.0,  # first dynamic loss scale; 0: none
+            },
             "run": {
                 "mode": "auto",  # vmap: a group is one program; loop: one run per device at a time
                 "replicates": 0,  # most runs in one program; 0: as many as memory takes
@@ -176,10 +183,22 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     plain["data"].pop("dir")
     if plain["optimizer"]["base"] != "sgd":
         plain["optimizer"]["momentum"] = 0.0  # theirs is fixed
+    # Of the perturbation only what the variant reads: what it does not makes no other run.
+    plain["optimizer"].update(variants.resolved(plain["optimizer"]))
+    plain["train"].update(epochs=epochs(config), budget="epochs")
     if plain["optimizer"]["name"] == "base":
-        # There is no perturbation: whatever ρ says, it is the same run.
-        plain["optimizer"].update(rho=0.0, decay_in_ascent=False)
+        plain["train"]["diagnostics_every"] = 0
+    one_pass = plain["optimizer"]["name"] in ("base", "msam")
+    if one_pass or plain["precision"]["compute"] == "float32":
+        plain["precision"]["second_pass"] = "float32"
     return plain
+
+
+def epochs(config: Mapping[str, Any]) -> int:
+    """Epochs that the config's budget pays for, rounded down, at least one."""
+    train = config["train"]
+    cost = variants.cost(config["optimizer"]) if train["budget"] == "grad_evals" else 1
+    return max(1, math.floor(train["epochs"] / cost + 1e-9))
 
 
 def static(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +224,7 @@ def width_label(config: Mapping[str, Any]) -> str:
 
 
 def optimizer_label(config: Mapping[str, Any]) -> str:
-    """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM"."""
+    """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM", "ASAM"."""
     fields = config["optimizer"]
     return (fields["base"] if fields["name"] == "base" else fields["name"]).upper()
 
@@ -219,59 +238,6 @@ def point_name(config: Mapping[str, Any]) -> str:
         words.append(f"noise{config['data']['label_noise']:g}")
     words.append(f"seed{config['seed']}")
     return "_".join(words) + "-" + digest(canonical(config))
-
-
-def validate(config: Mapping[str, Any]) -> None:
-    """Checks every value that can be checked without data. Raises UserError, one line."""
-    from samop.models import MODELS
-
-    _one_of(config, "workload", WORKLOADS)
-    _one_of(config, "model.name", MODELS)
-    _one_of(config, "optimizer.name", TRANSFORMS)
-    _one_of(config, "optimizer.base", BASES)
-    _one_of(config, "optimizer.schedule", SCHEDULES)
-    _one_of(config, "data.augment", AUGMENT)
-    _one_of(config, "data.normalize", NORMALIZE)
-    _one_of(config, "run.mode", MODES)
-    for field in ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "optimizer.factor"):
-        _number(config, field, 0, math.inf)
-    _number(config, "run.checkpoint_seconds", 0, math.inf)
-    _number(config, "optimizer.momentum", 0, 1, open_end=True)
-    most = 1 if config["workload"] == "classification" else math.inf
-    _number(config, "data.label_noise", 0, most, open_end=True)
-    _number(config, "optimizer.warmup", 0, 1, open_end=True)
-    for field in ("train.epochs", "train.batch_size", "train.eval_batch_size", "data.validation"):
-        _whole(config, field, 1)
-    for field in ("data.train_size", "data.test_size"):
-        _whole(config, field, 0)
-    _whole(config, "seed", 0, 2**32 - 1)
-    for field in ("run.replicates", "run.devices"):
-        _whole(config, field, 0)
-    for field in ("data.noise_seed", "data.order_seed"):
-        _whole(config, field, -1, 2**32 - 1)
-    for share in config["optimizer"]["milestones"]:
-        if not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise UserError(
-                f"optimizer.milestones={tuple(config['optimizer']['milestones'])} should be "
-                "shares of training between 0 and 1, as in (0.5, 0.75)"
-            )
-    for field in MODELS[config["model"]["name"]].fields:
-        if field not in config["model"]:
-            raise UserError(
-                f"model.name={config['model']['name']!r} needs model.{field}, which this config "
-                "lacks: start from a config of that network"
-            )
-        sizes = config["model"][field]
-        if type(sizes) is not type(MODELS[config["model"]["name"]].fields[field]) and not (
-            isinstance(sizes, list)
-        ):
-            kind = type(MODELS[config["model"]["name"]].fields[field]).__name__
-            raise UserError(f"model.{field}={sizes!r} should be of type {kind}")
-        if sizes in ((), []):
-            raise UserError(f"model.{field}={sizes!r} should hold at least one size")
-        for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
 
 
 def from_json(plain: Mapping[str, Any]) -> ConfigDict:
@@ -316,30 +282,3 @@ def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _one_of(config, field, allowed) -> None:
-    value = get(config, field)
-    if value not in allowed:
-        raise UserError(
-            f"{field}={value!r} is not allowed{nearest(str(value), allowed)}; "
-            f"allowed: {', '.join(allowed)}"
-        )
-
-
-def _number(config, field, low, high, open_end=False) -> None:
-    value = get(config, field)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = number and math.isfinite(value) and low <= value and (value < high)
-    if not inside:
-        end = f"in [{low}, {high}{')' if open_end else ']'}" if high < math.inf else f"≥ {low}"
-        raise UserError(f"{field}={value!r} is not allowed: it should be a finite number {end}")
-
-
-def _whole(config, field, low, high=math.inf) -> None:
-    value = get(config, field)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        end = f" and ≤ {high}" if high < math.inf else ""
-        raise UserError(
-            f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}{end}"
-        )

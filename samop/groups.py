@@ -44,6 +44,11 @@ class Group(NamedTuple):
         row = self.points[: self.layout.cells]
         return {field: [float(configs.get(p, field)) for p in row] for field in configs.TRACED}
 
+    @property
+    def rhos(self) -> list[float]:
+        """ρ of each run."""
+        return [float(point["optimizer"]["rho"]) for point in self.points]
+
 
 def make(rows: Sequence[Sequence[Point]], devices: int) -> Group:
     """A new group from a grid of configs, one row a seed."""

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, metrics, records
+from samop import checkpoint, diagnostics, metrics, records, transforms
+from samop import config as configs
 from samop.groups import Group
 from samop.sharding import Program, make_program
+from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
 
@@ -70,7 +72,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
         run,
         program,
         compiled,
-        point["train"]["epochs"],
+        configs.epochs(point),
         taken * count,
         time.monotonic() - begin,
     )
@@ -180,7 +182,7 @@ def is_trained(group: Group, workdir: Path) -> bool:
         return False
     for name in group.names:
         rows = records.read_rows(workdir / "points" / name / "metrics.jsonl", tolerate_tail=True)
-        if not rows or rows[-1]["epoch"] != group.points[0]["train"]["epochs"]:
+        if not rows or rows[-1]["epoch"] != configs.epochs(group.points[0]):
             return False
     return True
 
@@ -238,8 +240,15 @@ def train(
     saver = checkpoint.Writer(folder / "checkpoints")
     started = flushed = saved = time.monotonic()
 
+    warned = False
+
     def read(number: int, values: PyTree) -> None:
+        nonlocal warned
         values = {name: real(group, value) for name, value in jax.device_get(values).items()}
+        if not ready.run.due(number):
+            values = {k: v for k, v in values.items() if not k.startswith(DIAGNOSIS)}
+        elif not warned and number + 1 < ready.epochs:
+            warned = _warn_if_inactive(group, number + 1, values)
         log.add(metrics.rows_of((number + 1) * ready.run.steps_per_epoch, number + 1, values))
         report(1)
 
@@ -269,7 +278,8 @@ def train(
         saver.close()
         log.close()
     seconds = time.monotonic() - started
-    variables = {"params": state.params, **state.model_state}
+    params = transforms.eval_params(state.opt_state, state.params)
+    variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
     checkpoint.save(folder / "final", final)
     for point in points:
@@ -285,6 +295,19 @@ def train(
         records.append_plain(point / "timing.jsonl", line)
     _finish(ready, workdir)
     return ready.epochs - begin
+
+
+def _warn_if_inactive(group: Group, epoch: int, values: Mapping[str, np.ndarray]) -> bool:
+    """Says it once where SAM does nothing in a run of the group, though it should."""
+    fields = diagnostics.Diagnosis._fields
+    if DIAGNOSIS + fields[0] not in values:
+        return False
+    for i, (name, rho) in enumerate(zip(group.names, group.rhos)):
+        run = diagnostics.Diagnosis(*(values[DIAGNOSIS + field][i] for field in fields))
+        if reason := diagnostics.inactive(run, rho):
+            logging.warning("SAM is inactive in %s, epoch %d: %s", name, epoch, reason)
+            return True
+    return False
 
 
 def real(group: Group, x: np.ndarray) -> np.ndarray:

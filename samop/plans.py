@@ -1,6 +1,6 @@
 """A plan in words: what `--dry_run` prints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
     kind = environment.processor() if used[0].platform == "cpu" else used[0].device_kind
     lines = [
         f"{plan.experiment}: {len(points)} runs, {done} of them done; work folder {workdir}",
-        *(f"  {field}: {', '.join(map(_value, values))}" for field, values in plan.axes.items()),
+        *_axes(plan),
         f"  parameters: {', '.join(f'{width}: {n}' for width, n in widths.items())}",
-        f"  epochs: {_range(points, 'epochs')}, batch size: {_range(points, 'batch_size')}",
+        f"  epochs: {_range(configs.epochs, points)}, batch size: "
+        + _range(lambda p: p["train"]["batch_size"], points),
         *(f"  data: {name}, {_source(source)}" for name, source in sources.items()),
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
@@ -46,8 +47,18 @@ def _source(source: Mapping[str, str]) -> str:
     return f"from {source['origin']}" + (" (cached)" if source["kind"] == "cache" else "")
 
 
-def _range(points: list[Any], field: str) -> str:
-    return ", ".join(map(str, sorted({p["train"][field] for p in points})))
+def _axes(plan: sweep.Plan) -> list[str]:
+    lines = []
+    for number, product in enumerate(plan.axes):
+        mark = "  + " if number else "  "
+        for field, values in product.items():
+            lines.append(f"{mark}{field}: {', '.join(map(_value, values))}")
+            mark = "    " if number else "  "
+    return lines
+
+
+def _range(of: Callable[[Any], int], points: list[Any]) -> str:
+    return ", ".join(map(str, sorted(set(map(of, points)))))
 
 
 def _value(value: Any) -> str:

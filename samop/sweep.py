@@ -17,7 +17,7 @@ import jax
 from absl import logging
 
 from samop import config as configs
-from samop import environment, groups, loop, metrics, records, timings
+from samop import environment, groups, loop, metrics, records, timings, validation, variants
 from samop.errors import UserError, nearest
 from samop.models import MODELS
 from samop.progress import Progress
@@ -38,59 +38,86 @@ class Plan(NamedTuple):
     Attributes:
       experiment: name of the sweep.
       command: the command line, for the record.
-      axes: swept fields and their values.
+      axes: swept fields and their values, one mapping for each product of axes.
       points: configs by run name, in order.
       run: the config's `run` section.
     """
 
     experiment: str
     command: str
-    axes: Axes
+    axes: tuple[Axes, ...]
     points: Mapping[str, Point]
     run: Mapping[str, Any]
 
 
-def expand(config: Mapping[str, Any], axes: Axes) -> list[Point]:
+def expand(config: Mapping[str, Any], axes: Axes | Sequence[Axes]) -> list[Point]:
     """All runs of a sweep: the product of the axes, the last varying fastest.
 
     Runs that are the same (ρ is not swept where the optimiser has none) appear once.
 
     Args:
       config: the full config.
-      axes: dotted field → values.
+      axes: dotted field → values; or several such, whose products follow each other, where
+        optimisers want grids of their own.
 
     Raises:
-      UserError: an axis that is no field or has no values, or an invalid run.
+      UserError: an axis that is no field or has no values, an invalid run, or a field of the
+        perturbation that is set but that no run reads.
     """
+    products = [axes] if isinstance(axes, Mapping) else list(axes)
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    points: dict[str, Point] = {}
+    unread: dict[str, str] = {}
+    read: set[str] = set()
+    for product in products:
+        _check_axes(product, config)
+        for values in itertools.product(*product.values()):
+            point = _point(plain, dict(zip(product, values)))
+            ignored = variants.unread(point["optimizer"])
+            unread.update(ignored)
+            read.update(set(variants.FIELDS).difference(ignored))
+            # What a variant does not read is not said of its runs.
+            for field in ignored:
+                point["optimizer"][field] = variants.FIELDS[field]
+            if point["optimizer"]["name"] == "base":
+                point["optimizer"]["rho"] = 0.0
+            validation.validate(point)
+            points.setdefault(configs.digest(configs.canonical(point)), point)
+    for field, reason in unread.items():
+        if field not in read:
+            value = configs.get(config, f"optimizer.{field}")
+            raise UserError(f"optimizer.{field}={value!r} would be ignored: {reason}")
+    return list(points.values())
+
+
+def _check_axes(axes: Axes, config: Mapping[str, Any]) -> None:
     allowed = configs.flatten(config)
     for field, values in axes.items():
         if field not in allowed:
             raise UserError(f"sweep axis {field!r} is no field{nearest(field, allowed)}")
         if not len(values):
             raise UserError(f"sweep axis {field!r} has no values")
-    points: dict[str, Point] = {}
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    for values in itertools.product(*axes.values()):
-        point = copy.deepcopy(plain)
-        for field, value in zip(axes, values):
-            *parents, last = field.split(".")
-            node = point
-            for key in parents:
-                node = node[key]
-            # ρ = 1 and ρ = 1.0 are one run.
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            node[last] = float(value) if isinstance(node[last], float) and whole else value
-        if point["optimizer"]["name"] == "base":
-            point["optimizer"]["rho"] = 0.0
-        configs.validate(point)
-        points.setdefault(configs.digest(configs.canonical(point)), point)
-    return list(points.values())
 
 
-def plan(config: Mapping[str, Any], axes: Axes, command: str = "") -> Plan:
+def _point(plain: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with some fields set."""
+    point = copy.deepcopy(dict(plain))
+    for field, value in fields.items():
+        *parents, last = field.split(".")
+        node = point
+        for key in parents:
+            node = node[key]
+        # ρ = 1 and ρ = 1.0 are one run.
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        node[last] = float(value) if isinstance(node[last], float) and whole else value
+    return point
+
+
+def plan(config: Mapping[str, Any], axes: Axes | Sequence[Axes], command: str = "") -> Plan:
     """The plan of a config with its axes; see `expand`."""
     points = {configs.point_name(point): point for point in expand(config, axes)}
-    return Plan(config["experiment"], command, dict(axes), points, config["run"])
+    products = (axes,) if isinstance(axes, Mapping) else tuple(axes)
+    return Plan(config["experiment"], command, products, points, config["run"])
 
 
 def devices(run: Mapping[str, Any]) -> list[jax.Device]:
@@ -164,7 +191,7 @@ def run(plan: Plan, workdir: Path) -> None:
 
 def write_plan(plan: Plan, workdir: Path) -> None:
     """Writes plan.json and, for each run that is new, its folder with config.json."""
-    axes = {field: list(values) for field, values in plan.axes.items()}
+    axes = [{f: list(values) for f, values in product.items()} for product in plan.axes]
     surroundings = environment.describe()
     for name, point in plan.points.items():
         folder = workdir / "points" / name
@@ -180,6 +207,11 @@ def write_plan(plan: Plan, workdir: Path) -> None:
             "parameters": parameters(point),
             "metric": workload.metric._asdict(),
             "data": dict(workload.source),
+            "train_metrics_at": (
+                "perturbed weights"
+                if point["optimizer"]["name"] in variants.EVALUATE_ELSEWHERE
+                else "weights"
+            ),
             "environment": surroundings,
         }
         records.write_json(folder / "config.json", value, sync=False)

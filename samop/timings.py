@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 from samop import config as configs
-from samop import environment, records
+from samop import environment, records, variants
 from samop.groups import Group
 from samop.workloads import parameters
 
@@ -21,9 +21,9 @@ STEP_OVERHEAD = 3000
 def work(group: Group) -> float:
     """A group's rough cost in arbitrary units, to weigh progress by."""
     point = group.points[0]
-    passes = 1 if point["optimizer"]["name"] == "base" else 2
+    passes = variants.cost(point["optimizer"])
     runs = group.layout.padded[0] * group.layout.padded[1]
-    return runs * point["train"]["epochs"] * passes * (parameters(point) + STEP_OVERHEAD)
+    return runs * configs.epochs(point) * passes * (parameters(point) + STEP_OVERHEAD)
 
 
 def remember(group: Group, epochs: int, seconds: float) -> None:
@@ -41,7 +41,7 @@ def expected(groups: list[Group]) -> tuple[float, int]:
     """Expected seconds of the groups that were measured here before, and how many those are."""
     known = _read()
     seconds = [
-        known[_key(group)] * group.points[0]["train"]["epochs"]
+        known[_key(group)] * configs.epochs(group.points[0])
         for group in groups
         if _key(group) in known
     ]

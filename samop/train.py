@@ -1,39 +1,24 @@
-"""Training as pure functions of one run: init, step, epoch, evaluation. No I/O, no devices."""
+"""Training as pure functions of one run: init, epoch, evaluation. No I/O, no devices."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from samop import optim, transforms
-from samop.config import TRACED
+from samop import optim, precision, transforms, trees
+from samop.config import TRACED, epochs
 from samop.data import sampling
-from samop.workloads import Batch, Workload
+from samop.step import TrainState, measure, passes_of, train_step
+from samop.workloads import Workload
 
 PyTree = Any
 _noisy_labels = jax.jit(sampling.noisy_labels, static_argnums=1)
 _noisy_targets = jax.jit(sampling.noisy_targets)
 Traced = Mapping[str, jax.Array | float]
 Data = Mapping[str, Any]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run carries from step to step.
-
-    Attributes:
-      step: int32 scalar, number of updates done; also folded into the dropout key.
-      params: the network's parameters.
-      model_state: BatchNorm statistics, from the clean pass.
-      opt_state: the optimiser's state.
-    """
-
-    step: jax.Array
-    params: PyTree
-    model_state: PyTree
-    opt_state: PyTree
 
 
 class Run(NamedTuple):
@@ -46,6 +31,7 @@ class Run(NamedTuple):
       epoch: `epoch(state, seed, traced, labels, data, number) -> (state, metrics)`: one pass
         over the training data as one scan, then evaluation.
       steps_per_epoch: number of updates in an epoch.
+      due: `due(number)`: whether the metrics of that epoch hold a measured perturbation.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -53,42 +39,7 @@ class Run(NamedTuple):
     start: Callable[..., TrainState]
     epoch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     steps_per_epoch: int
-
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    key: jax.Array,
-    workload: Workload,
-    tx: optax.GradientTransformationExtraArgs,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One update. Statistics and metrics come from the clean pass at `params`.
-
-    Args:
-      state: before the step.
-      batch: network inputs, see `Workload.batch`.
-      key: dropout key; both passes of SAM use it, so they see the same masks.
-      workload: see `samop.workloads`.
-      tx: the optimiser; its update receives `grad_fn`.
-
-    Returns:
-      The state after the step and the batch's mean metrics (scalars).
-    """
-
-    def loss_fn(params):
-        outputs, model_state = workload.apply(params, state.model_state, batch, key, True)
-        values = workload.examples(outputs, batch)
-        means = {name: jnp.mean(value) for name, value in values.items()}
-        return means["loss"], (means, model_state)
-
-    grads, (metrics, model_state) = jax.grad(loss_fn, has_aux=True)(state.params)
-
-    def grad_fn(params):
-        return jax.grad(loss_fn, has_aux=True)(params)[0]
-
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, grad_fn=grad_fn)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, model_state, opt_state), metrics
+    due: Callable[[Any], Any]
 
 
 def evaluate(
@@ -124,13 +75,25 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
     fields, batch_size = config["data"], config["train"]["batch_size"]
     examples = len(workload.splits.train.x)
     steps_per_epoch = examples // batch_size
-    total_steps = steps_per_epoch * config["train"]["epochs"]
+    total_steps = steps_per_epoch * epochs(config)
+    every = config["train"]["diagnostics_every"]
+    passes = passes_of(config)
 
     def own_seed(field, seed):
         return seed if fields[field] < 0 else np.uint32(fields[field])
 
-    def optimizer(traced):
-        return optim.optimizer(config["optimizer"], total_steps, traced)
+    def optimizer(traced, seed):
+        key = sampling.stream(seed, sampling.PERTURB)
+        return optim.optimizer(config, total_steps, traced, key)
+
+    def due(number):
+        # The first epoch too: what is wrong should be known early.
+        return (number == 0) | ((number + 1) % every == 0) if every else False
+
+    def if_due(number, measured):
+        shapes = jax.eval_shape(measured)
+        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)  # noqa: E731
+        return jax.lax.cond(due(number), measured, nothing)
 
     def labels(seed, rate):
         y = jnp.asarray(workload.splits.train.y)
@@ -142,28 +105,41 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         return _noisy_labels(y, workload.num_classes, flips, noise_seed)
 
     def start(params, model_state):
-        # No optimiser's initial state depends on rates or radii.
-        opt_state = optimizer(dict.fromkeys(TRACED, 0.0)).init(params)
+        # No optimiser's initial state depends on rates, radii or the seed. Its moments are
+        # float32 ones, whatever the parameters are.
+        opt_state = optimizer(dict.fromkeys(TRACED, 0.0), 0).tx.init(trees.wide(params))
+        params = precision.cast(params, precision.DTYPES[config["precision"]["params"]])
         return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
 
     def epoch(state, seed, traced, labels, data, number):
-        tx = optimizer(traced)
+        opt = optimizer(traced, seed)
         order_seed = own_seed("order_seed", seed)
         dropout = sampling.stream(seed, sampling.DROPOUT)
         augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
 
-        def body(state, index):
+        def inputs(state, index):
             batch = workload.batch(data["train"]["x"][index], labels[index], augment, index)
-            key = jax.random.fold_in(dropout, state.step)
-            return train_step(state, batch, key, workload, tx)
+            return batch, jax.random.fold_in(dropout, state.step)
+
+        def body(state, index):
+            batch, key = inputs(state, index)
+            return train_step(state, batch, key, workload, opt, passes)
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
         state, seen = jax.lax.scan(body, state, order)
         metrics = {f"train_{name}": jnp.mean(value) for name, value in seen.items()}
+        params = transforms.eval_params(state.opt_state, state.params)
         for split in ("validation", "test"):
-            means = evaluate(state.params, state.model_state, data[split], workload)
+            means = evaluate(params, state.model_state, data[split], workload)
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
         metrics["grad_evals"] = transforms.grad_evals(state.opt_state, state.step)
+        if config["precision"]["loss_scale"]:
+            metrics["loss_scale"] = state.opt_state.scale
+            metrics["skipped_steps"] = state.opt_state.skipped
+        if every and opt.sharp is not None:
+            batch, key = inputs(state, order[-1])
+            measured = functools.partial(measure, state, batch, key, workload, opt, passes)
+            metrics.update(if_due(number, measured))
         return state, metrics
 
-    return Run(workload.init, labels, start, epoch, steps_per_epoch)
+    return Run(workload.init, labels, start, epoch, steps_per_epoch, due)

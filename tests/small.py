@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from samop import config as configs
-from samop import groups, loop
+from samop import groups, loop, validation
 
 
 def point(**fields):
@@ -23,7 +23,7 @@ def point(**fields):
             config[section][key] = value
         else:
             config[section] = value
-    configs.validate(config)
+    validation.validate(config)
     return config
 
 

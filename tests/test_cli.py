@@ -60,23 +60,23 @@ def test_overrides_and_widths():
             "--dry_run",
         ]
     )
-    assert request.axes["model.hidden"] == ((10, 20), (64, 64))
+    assert request.axes[0]["model.hidden"] == ((10, 20), (64, 64))
     assert request.config.optimizer.lr == 1.0
-    assert request.axes["optimizer.rho"] == (0.1, 0.3)
+    assert request.axes[0]["optimizer.rho"] == (0.1, 0.3)
     assert str(request.workdir) == "somewhere"
     assert request.dry_run
 
 
 def test_what_is_said_goes_before_the_smoke_defaults():
     request = cli.parse([f"--config={DIGITS}:smoke,seeds=5,width=16-16"])
-    assert request.axes["seed"] == tuple(range(5))
-    assert request.axes["model.hidden"] == ((16, 16),)
+    assert request.axes[0]["seed"] == tuple(range(5))
+    assert request.axes[0]["model.hidden"] == ((16, 16),)
     assert request.config.train.epochs == 10
 
 
 def test_overriding_a_swept_field_fixes_its_axis_and_says_so():
     request = cli.parse([f"--config={DIGITS}", "--config.optimizer.rho=0.3"])
-    assert request.axes["optimizer.rho"] == (0.3,)
+    assert request.axes[0]["optimizer.rho"] == (0.3,)
     assert request.notes == ["--config.optimizer.rho fixes a swept field: only 0.3 is run"]
 
 

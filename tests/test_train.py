@@ -9,7 +9,7 @@ from flax import linen as nn
 from small import point
 
 import samop
-from samop import loop, optim, train
+from samop import loop, optim, step, train
 from samop.data import augment, sampling
 from samop.data.splits import Split
 from samop.workloads import Metric, Workload, build, classification
@@ -62,8 +62,9 @@ def batch(seed=0, n=8):
 def one_step(tx, key=0):
     workload = small_workload()
     params, model_state = workload.init(0)
-    state = train.TrainState(jnp.int32(0), params, model_state, tx.init(params))
-    return state, train.train_step(state, batch(), jax.random.key(key), workload, tx), workload
+    state = step.TrainState(jnp.int32(0), params, model_state, tx.init(params))
+    opt = optim.Optimizer(tx)
+    return state, step.train_step(state, batch(), jax.random.key(key), workload, opt), workload
 
 
 def test_statistics_and_metrics_come_from_the_clean_pass():
@@ -165,9 +166,9 @@ def test_padding_cannot_poison_an_evaluation():
 
 
 def test_decay_is_added_to_the_sam_gradient():
-    fields = point(optimizer__momentum=0.0, optimizer__schedule="constant")["optimizer"]
+    config = point(optimizer__momentum=0.0, optimizer__schedule="constant")
     traced = {"optimizer.rho": 0.1, "optimizer.lr": 0.5, "optimizer.weight_decay": 0.01}
-    tx = optim.optimizer(fields, 10, traced)
+    tx = optim.optimizer(config, 10, traced, jax.random.key(0)).tx
     w = jnp.array([1.0, -2.0])
     slope = jnp.array([0.3, 0.1])  # a linear loss: the gradient does not depend on where
     updates, _ = tx.update(slope, tx.init(w), w, grad_fn=lambda p: slope)

@@ -34,9 +34,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import torch
+from timing import summary, take_turns
 
 from samop import config as configs
-from samop import environment, groups, loop, sweep
+from samop import environment, groups, loop, sweep, validation
 from samop.data import dataset, sampling, sources
 
 BATCH, RHO = 128, 0.05
@@ -55,7 +56,7 @@ def point(hidden: Sequence[int], name: str, options: argparse.Namespace, seed=0,
     config["model"]["hidden"] = tuple(hidden)
     config["optimizer"].update(name=name, rho=RHO, schedule="constant")
     config["train"].update(epochs=epochs, batch_size=BATCH)
-    configs.validate(config)
+    validation.validate(config)
     return config
 
 
@@ -142,32 +143,6 @@ def torch_epoch(model, sgd, x, y, order, rho: float) -> float:
                     p.sub_(move)
         sgd.step()
     return float(total) / len(order)
-
-
-def take_turns(sides: Mapping[str, Epoch], pairs: int) -> dict[str, np.ndarray]:
-    """Wall and CPU seconds of each side, [2, pairs]; odd turns go backwards through the sides."""
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
-    for turn in range(pairs):
-        for name in list(sides)[:: -1 if turn % 2 else 1]:
-            wall, cpu = time.perf_counter(), time.process_time()
-            sides[name]()
-            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {name: np.array(values).T for name, values in times.items()}
-
-
-def summary(values: np.ndarray) -> dict[str, Any]:
-    """Median, extremes, and the order-statistic interval of the median with coverage ≥ 95 %.
-
-    The k-th smallest and k-th largest of n values miss the median with probability
-    2 P(Binomial(n, ½) < k), whatever their distribution. Fewer than six values have no such
-    interval; then it is the extremes, with their own coverage.
-    """
-    ordered, n = np.sort(values), len(values)
-    missed = [2 * sum(math.comb(n, i) for i in range(k)) / 2**n for k in range(1, n // 2 + 1)]
-    k = max(1, sum(miss <= 0.05 for miss in missed))
-    middle = {"median": float(np.median(values)), "coverage": 1 - missed[k - 1] if missed else 0.0}
-    interval = [float(ordered[k - 1]), float(ordered[-k])]
-    return {**middle, "min": float(ordered[0]), "max": float(ordered[-1]), "interval": interval}
 
 
 def speed(hidden: Sequence[int], options: argparse.Namespace) -> dict[str, Any]:

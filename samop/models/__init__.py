@@ -17,12 +17,14 @@ class Model(NamedTuple):
       build: `build(fields, outputs) -> module`, called as `module.apply(variables, x, train)`.
       width: the label of a width in tables and figures, e.g. "300-100".
       convolutional: whether vmapping over weights makes grouped convolutions.
+      norm_layers: whether it has normalisation layers.
     """
 
     fields: Mapping[str, Any]
     build: Callable[[Mapping[str, Any], int], nn.Module]
     width: Callable[[Mapping[str, Any]], str]
     convolutional: bool = False
+    norm_layers: bool = False
 
 
 MODELS: dict[str, Model] = {
@@ -36,5 +38,6 @@ MODELS: dict[str, Model] = {
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
+        norm_layers=True,
     ),
 }

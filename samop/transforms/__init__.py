@@ -17,7 +17,7 @@ from samop.transforms.core import (
     eval_params,
     grad_evals,
 )
-from samop.transforms.microbatch import Clean, sam_gradient
+from samop.transforms.microbatch import Clean, finished, sam_gradient
 from samop.transforms.perturbed import asam, esam, fsam, sam, vasso
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "check_rho",
     "esam",
     "eval_params",
+    "finished",
     "fsam",
     "gnp",
     "grad_evals",

@@ -69,7 +69,11 @@ def gsam(
 
 
 def rho_from_rate(
-    rate: Schedule, rho: float, rho_end: float, rate_max: float, rate_min: float = 0.0
+    rate: Schedule,
+    rho: float | jax.Array,
+    rho_end: float | jax.Array,
+    rate_max: float,
+    rate_min: float = 0.0,
 ) -> Schedule:
     """GSAM's schedule of ρ: linear in the learning rate, `rho` at its maximum.
 

@@ -11,7 +11,7 @@ import optax
 from samop import ascents, trees
 
 PyTree = Any
-Rho = float | jax.Array | Callable[[jax.Array], jax.typing.ArrayLike]
+Rho = jax.typing.ArrayLike | Callable[[jax.Array], jax.typing.ArrayLike]
 Active = Callable[[jax.Array], jax.typing.ArrayLike]
 
 

@@ -5,9 +5,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from samop import ascents, trees
-from samop.transforms.core import Rho, check_count, check_rho
+from samop.transforms.core import (
+    Rho,
+    SamState,
+    SamTransformation,
+    check_count,
+    check_rho,
+    with_perturbation,
+)
 
 PyTree = Any
 
@@ -31,6 +39,7 @@ def sam_gradient(
     *,
     m: int,
     has_aux: bool = False,
+    perturbed_loss_fn: Callable[..., Any] | None = None,
 ) -> Callable[..., tuple[PyTree, Clean]]:
     """m-SAM: mean over groups G_j of m examples of ∇L_{G_j}(w + ε_j), ε_j from ∇L_{G_j}(w).
 
@@ -48,6 +57,7 @@ def sam_gradient(
       rho: radius ≥ 0, a number or a traced array.
       m: examples per group; divides the batch.
       has_aux: loss_fn returns (loss, aux).
+      perturbed_loss_fn: another form of the loss for the second pass, e.g. in higher precision.
 
     Returns:
       `gradient(params, batch, *args) -> (grads, Clean)`. `batch` is a pytree of arrays [B, ...],
@@ -73,6 +83,7 @@ def sam_gradient(
         raise ValueError("sam_gradient: rho is a number here, not a schedule: it counts no steps")
     ascent = ascents.normalized() if ascent is None else ascent
     value_and_grad = jax.value_and_grad(loss_fn, has_aux=has_aux)
+    perturbed_grad = jax.grad(perturbed_loss_fn or loss_fn, has_aux=has_aux)
 
     def gradient(params, batch, *args):
         if jax.tree.leaves(jax.eval_shape(ascent.init, params)):
@@ -85,8 +96,8 @@ def sam_gradient(
         def both(group):
             value, g = value_and_grad(start, group, *args)
             epsilon, _ = ascent.perturb(g, (), params, rho)
-            _, g_sam = value_and_grad(trees.add(start, epsilon), group, *args)
-            return g_sam, Clean(value, g)
+            g_sam = perturbed_grad(trees.add(start, epsilon), group, *args)
+            return g_sam[0] if has_aux else g_sam, Clean(value, g)
 
         first, rest = jax.tree.map(lambda x: x[0], groups), jax.tree.map(lambda x: x[1:], groups)
         count = len(jax.tree.leaves(groups)[0])
@@ -99,6 +110,33 @@ def sam_gradient(
         return jax.tree.map(lambda x: x / count, total)
 
     return gradient
+
+
+def finished(
+    base: optax.GradientTransformation, rho: Rho, ascent: ascents.Ascent
+) -> SamTransformation:
+    """`base` for gradients that `sam_gradient` has made: counts steps and gradient evaluations.
+
+    Args:
+      base: the optimiser that takes them.
+      rho, ascent: what they are made with, so that `samop.diagnose` can measure it.
+    """
+    base = optax.with_extra_args_support(base)
+
+    def init(params):
+        zero = jnp.zeros((), jnp.int32)
+        return SamState(zero, zero, ascent.init(params), (), base.init(params))
+
+    def update(grads, state, params=None, **extra):
+        updates, base_state = base.update(grads, state.base, params, **extra)
+        count, spent = optax.safe_increment(state.count), state.grad_evals + 2
+        return updates, SamState(count, spent, state.ascent, (), base_state)
+
+    def perturbation(grads, state, params):
+        size = rho(state.count) if callable(rho) else rho
+        return params, ascent.perturb(grads, state.ascent, params, size)[0]
+
+    return with_perturbation(init, update, perturbation)
 
 
 def _divide(batch: PyTree, m: int) -> PyTree:

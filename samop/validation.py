@@ -1,0 +1,200 @@
+"""What a config may say: every value that can be checked without data."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from samop import variants
+from samop.config import get
+from samop.errors import UserError, nearest
+
+BASES = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+WORKLOADS = ("classification", "regression")
+AUGMENT = ("none", "crop_flip")
+NORMALIZE = ("unit", "standardize", "none")
+MODES = ("auto", "vmap", "loop")
+BUDGETS = ("epochs", "grad_evals")
+DTYPES = ("float32", "bfloat16", "float16")
+SECOND_PASSES = ("float32", "compute")
+# Of single variants: the closed range, -1 standing for the variant's default.
+RANGES = {
+    "eta": (0, math.inf),
+    "alpha": (0, math.inf),
+    "sigma": (0, math.inf),
+    "lam": (0, 1),
+    "theta": (1e-12, 1),
+    "beta": (1e-12, 1),
+    "gamma": (0, 1 - 1e-9),
+}
+
+
+def validate(config: Mapping[str, Any]) -> None:
+    """Checks every value that can be checked without data. Raises UserError, one line."""
+    _one_of(config, "workload", WORKLOADS)
+    _one_of(config, "run.mode", MODES)
+    _number(config, "run.checkpoint_seconds", 0, math.inf)
+    _whole(config, "seed", 0, 2**32 - 1)
+    for field in ("run.replicates", "run.devices"):
+        _whole(config, field, 0)
+    for field in ("train.epochs", "train.batch_size", "train.eval_batch_size"):
+        _whole(config, field, 1)
+    _whole(config, "train.diagnostics_every", 0)
+    _one_of(config, "train.budget", BUDGETS)
+    _data(config)
+    _model(config)
+    _base(config)
+    _perturbation(config)
+    _precision(config)
+
+
+def _data(config) -> None:
+    _one_of(config, "data.augment", AUGMENT)
+    _one_of(config, "data.normalize", NORMALIZE)
+    most = 1 if config["workload"] == "classification" else math.inf
+    _number(config, "data.label_noise", 0, most, open_end=True)
+    _whole(config, "data.validation", 1)
+    for field in ("data.train_size", "data.test_size"):
+        _whole(config, field, 0)
+    for field in ("data.noise_seed", "data.order_seed"):
+        _whole(config, field, -1, 2**32 - 1)
+
+
+def _model(config) -> None:
+    from samop.models import MODELS
+
+    _one_of(config, "model.name", MODELS)
+    for field, default in MODELS[config["model"]["name"]].fields.items():
+        if field not in config["model"]:
+            raise UserError(
+                f"model.name={config['model']['name']!r} needs model.{field}, which this config "
+                "lacks: start from a config of that network"
+            )
+        sizes = config["model"][field]
+        if type(sizes) is not type(default) and not isinstance(sizes, list):
+            raise UserError(f"model.{field}={sizes!r} should be of type {type(default).__name__}")
+        if sizes in ((), []):
+            raise UserError(f"model.{field}={sizes!r} should hold at least one size")
+        for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
+            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
+
+
+def _base(config) -> None:
+    _one_of(config, "optimizer.base", BASES)
+    _one_of(config, "optimizer.schedule", SCHEDULES)
+    for field in ("optimizer.lr", "optimizer.weight_decay", "optimizer.factor"):
+        _number(config, field, 0, math.inf)
+    _number(config, "optimizer.momentum", 0, 1, open_end=True)
+    _number(config, "optimizer.warmup", 0, 1, open_end=True)
+    for share in config["optimizer"]["milestones"]:
+        if not isinstance(share, (int, float)) or not 0 < share < 1:
+            raise UserError(
+                f"optimizer.milestones={tuple(config['optimizer']['milestones'])} should be "
+                "shares of training between 0 and 1, as in (0.5, 0.75)"
+            )
+
+
+def _perturbation(config) -> None:
+    from samop.models import MODELS
+
+    _one_of(config, "optimizer.name", variants.VARIANTS)
+    _one_of(config, "optimizer.ascent", variants.ASCENTS)
+    _one_of(config, "optimizer.mask", variants.MASKS)
+    _one_of(config, "optimizer.rho_schedule", variants.RHO_SCHEDULES)
+    _one_of(config, "optimizer.m_by", variants.GROUPINGS)
+    for field in ("optimizer.rho", "optimizer.rho_end"):
+        _number(config, field, 0, math.inf)
+    _whole(config, "optimizer.ascent_steps", 1)
+    if config["optimizer"]["k"] != variants.UNSET:
+        _whole(config, "optimizer.k", 1)
+    for field, (low, high) in RANGES.items():
+        if config["optimizer"][field] != variants.UNSET:
+            _number(config, f"optimizer.{field}", low, high)
+    _number(config, "optimizer.start", 0, 1, open_end=True)
+    _number(config, "optimizer.end", 0, 1)
+    fields = variants.resolved(config["optimizer"])
+    if not fields["start"] < fields["end"]:
+        raise UserError(
+            f"optimizer.start={fields['start']} and optimizer.end={fields['end']} leave SAM no "
+            "time: they should be shares of training, start < end"
+        )
+    if fields["mask"] == "norm_layers" and not MODELS[config["model"]["name"]].norm_layers:
+        raise UserError(
+            f"optimizer.mask='norm_layers': model.name={config['model']['name']!r} has no "
+            "normalisation layers, so nothing would be perturbed"
+        )
+    _groups(config, fields)
+
+
+def _groups(config, fields) -> None:
+    """m-SAM: what the size of groups, and computing them one after another, allow."""
+    _whole(config, "optimizer.m", 0)
+    m, size = fields["m"], config["train"]["batch_size"]
+    if m and size % m:
+        raise UserError(f"optimizer.m={m} does not divide train.batch_size={size}")
+    if not m or fields["m_by"] == "vmap":
+        return
+    name = config["optimizer"]["name"]
+    reasons = {
+        f"optimizer.name={name!r}": name not in ("sam", "asam"),
+        f"optimizer.ascent={fields['ascent']!r}": fields["ascent"] == "random",
+        f"optimizer.ascent_steps={fields['ascent_steps']}": fields["ascent_steps"] > 1,
+        "a window (optimizer.start, optimizer.end)": (fields["start"], fields["end"]) != (0, 1),
+        "precision.loss_scale": bool(config["precision"]["loss_scale"]),
+    }
+    for what, refused in reasons.items():
+        if refused:
+            raise UserError(
+                f"{what} cannot be had with optimizer.m_by='scan', which makes a finished "
+                "gradient of stateless ascents: use optimizer.m_by='vmap'"
+            )
+
+
+def _precision(config) -> None:
+    for field in ("precision.params", "precision.compute"):
+        _one_of(config, field, DTYPES)
+    _one_of(config, "precision.second_pass", SECOND_PASSES)
+    _number(config, "precision.loss_scale", 0, math.inf)
+    fields = config["precision"]
+    name = config["optimizer"]["name"]
+    if 0 < fields["loss_scale"] < 1:
+        raise UserError(f"precision.loss_scale={fields['loss_scale']} should be ≥ 1, or 0 for none")
+    if name == "msam" and fields["params"] != "float32":
+        raise UserError(
+            f"precision.params={fields['params']!r} cannot hold msam's perturbation: use 'float32'"
+        )
+    low = fields["compute"] != "float32" and (fields["second_pass"] == "compute" or name == "msam")
+    if low and name != "base" and not config["train"]["diagnostics_every"]:
+        raise UserError(
+            f"a perturbed pass in precision.compute={fields['compute']!r} can switch SAM off, so "
+            "what is left of it has to be in the record: set train.diagnostics_every"
+        )
+
+
+def _one_of(config, field, allowed) -> None:
+    value = get(config, field)
+    if value not in allowed:
+        raise UserError(
+            f"{field}={value!r} is not allowed{nearest(str(value), allowed)}; "
+            f"allowed: {', '.join(allowed)}"
+        )
+
+
+def _number(config, field, low, high, open_end=False) -> None:
+    value = get(config, field)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = number and math.isfinite(value) and low <= value <= high
+    inside = inside and not (open_end and value == high)
+    if not inside:
+        end = f"in [{low}, {high}{')' if open_end else ']'}" if high < math.inf else f"≥ {low}"
+        raise UserError(f"{field}={value!r} is not allowed: it should be a finite number {end}")
+
+
+def _whole(config, field, low, high=math.inf) -> None:
+    value = get(config, field)
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        end = f" and ≤ {high}" if high < math.inf else ""
+        raise UserError(
+            f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}{end}"
+        )
