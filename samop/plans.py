@@ -48,12 +48,13 @@ def _source(source: Mapping[str, str]) -> str:
 
 
 def _axes(plan: sweep.Plan) -> list[str]:
-    lines = []
-    for number, product in enumerate(plan.axes):
-        mark = "  + " if number else "  "
-        for field, values in product.items():
-            lines.append(f"{mark}{field}: {', '.join(map(_value, values))}")
-            mark = "    " if number else "  "
+    """The axes, a line each; of further products what they do not share with the first."""
+    first, *others = plan.axes
+    lines = [f"  {field}: {', '.join(map(_value, values))}" for field, values in first.items()]
+    for product in others:
+        own = {field: values for field, values in product.items() if first.get(field) != values}
+        parts = [f"{field}: {', '.join(map(_value, values))}" for field, values in own.items()]
+        lines.append("  and " + "; ".join(parts))
     return lines
 
 
