@@ -2,8 +2,8 @@
 
 python -m samop.main --config=configs/digits_variants.py
 
-2,304 runs: six widths × {clean, 40 % symmetric label noise} × (SGD and SAM, ASAM, GSAM, LookSAM,
-Momentum-SAM, each at its own ρ) × eight seeds. Every run has as many gradient evaluations as SGD
+2,976 runs: six widths × {clean, 40 % symmetric label noise} × (SGD and SAM, ASAM, GSAM, LookSAM,
+Momentum-SAM, each at six ρ of its own) × eight seeds. Every run has as many gradient evaluations as SGD
 in 120 epochs: SAM, ASAM and GSAM train for 60, LookSAM (k = 5) for 100, Momentum-SAM for 120.
 Arguments after the colon: smoke; seeds=8; epochs=120; width=64-64 (several joined by +).
 The setting is ours, as that of digits_width.py.
@@ -15,11 +15,11 @@ from samop import config as configs
 
 WIDTHS = tuple((n, n) for n in (4, 8, 16, 32, 64, 128))
 RHOS = {
-    "sam": (0.05, 0.1, 0.2, 0.5, 1.0),
-    "asam": (0.5, 1.0, 2.0, 4.0, 8.0),
-    "gsam": (0.05, 0.1, 0.2, 0.5, 1.0),
-    "looksam": (0.05, 0.1, 0.2, 0.5, 1.0),
-    "msam": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "sam": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    "asam": (0.1, 0.2, 0.5, 1.0, 2.0, 4.0),
+    "gsam": (0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+    "looksam": (0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
+    "msam": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
 }
 
 
@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.hidden = configs.parse_widths(args.width) if args.width else WIDTHS
     config.sweep.label_noise = (0.0, 0.4)
     config.sweep.seeds = args.seeds
-    config.sweep.rho = {name: rhos[1:3] if args.smoke else rhos for name, rhos in RHOS.items()}
+    config.sweep.rho = {name: rhos[2:4] if args.smoke else rhos for name, rhos in RHOS.items()}
     config.train.update(epochs=args.epochs, budget="grad_evals")
     if args.smoke:
         config.experiment = "digits_variants_smoke"

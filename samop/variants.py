@@ -95,8 +95,10 @@ def resolved(optimizer: Mapping[str, Any]) -> dict[str, Any]:
         fields[name] = variant.own.get(name, value) if unset else value
     if optimizer["name"] == "base":
         fields["rho"] = 0.0
-    if fields["ascent"] == "adaptive" and fields["eta"] == UNSET:
-        fields["eta"] = ETA
+    if fields["ascent"] == "adaptive":
+        fields["eta"] = ETA if fields["eta"] == UNSET else fields["eta"]
+    elif optimizer["name"] != "asam":
+        fields["eta"] = FIELDS["eta"]
     if fields["rho_schedule"] == "constant":
         fields["rho_end"] = FIELDS["rho_end"]
     if not fields["m"]:
