@@ -29,9 +29,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config = configs.defaults("mlp")
     config.experiment = "digits_variants"
     config.sweep.hidden = configs.parse_widths(args.width) if args.width else WIDTHS
-    config.sweep.label_noise = (0.0, 0.4)
+    config.sweep.label_noise = (0.4,) if args.smoke else (0.0, 0.4)
     config.sweep.seeds = args.seeds
-    config.sweep.rho = {name: rhos[2:4] if args.smoke else rhos for name, rhos in RHOS.items()}
+    config.sweep.rho = {name: rhos[3:4] if args.smoke else rhos for name, rhos in RHOS.items()}
     config.train.update(epochs=args.epochs, budget="grad_evals")
     if args.smoke:
         config.experiment = "digits_variants_smoke"

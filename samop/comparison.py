@@ -1,176 +1,64 @@
 """What SAM gains over its base optimiser, paired by seed, with intervals and tests. No jax.
 
-The functions take the table of `samop.results.load`, one row a run. Runs that agree in every
-config field but the seed and the perturbation form a cell, one per condition and width. Within a
-cell, run and run are paired by seed: same initialisation, batch order and label noise.
+The functions take the table of `samop.results.load`, one row a run; `samop.pairing` says what is
+compared with what.
 
 Divergence: a diverged run stays in. An accuracy is finite even where the loss is not, and enters
 as recorded (chance level). A value that is not finite itself cannot enter a mean: its pair is
 left out and counted in `n_excluded`, which flatters the optimiser that diverged.
 """
 
-from typing import Any, NamedTuple
+import json
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from samop.errors import UserError
-from samop.statistics import choose, choose_leaving_out, estimate, holm
+from samop.pairing import (
+    WIDTH,
+    Cell,
+    Metric,
+    Pairs,
+    arm_columns,
+    arms,
+    cells,
+    condition_columns,
+    finished,
+    matches,
+    metric,
+    only,
+    pair,
+    place,
+    rho_grid,
+)
+from samop.statistics import estimate, holm
+from samop.variants import FIELDS, VARIANTS
 
-WIDTH = ["width", "parameters"]
+__all__ = [
+    "EPOCHS",
+    "ORACLE",
+    "WIDTH",
+    "Metric",
+    "arm_columns",
+    "arms",
+    "between",
+    "condition_columns",
+    "finished",
+    "gains",
+    "matches",
+    "metric",
+    "only",
+    "pairs",
+    "rho_grid",
+    "slopes",
+    "tidy",
+]
+
 EPOCHS = ("last", "best")
 ORACLE = "oracle (chosen on test)"
-
-
-class Metric(NamedTuple):
-    """What is compared: `scale` turns a recorded value into what is shown (accuracy: 100, %)."""
-
-    name: str
-    higher_is_better: bool
-    scale: float
-    unit: str
-
-
-def metric(runs: pd.DataFrame) -> Metric:
-    """The metric of a table that `samop.results.load` made."""
-    if "metric" not in runs.attrs:
-        raise UserError("the table has no attrs['metric']: it should come from results.load")
-    return Metric(**runs.attrs["metric"])
-
-
-def condition_columns(runs: pd.DataFrame) -> list[str]:
-    """Columns that base and SAM runs of one comparison share, apart from the width."""
-    ascent = runs.attrs.get("ascent", [])
-    common = [c for c in runs.attrs.get("varying", []) if c not in ascent]
-    return ["dataset", "model", "base", *common, "label_noise"]
-
-
-def arm_columns(runs: pd.DataFrame) -> list[str]:
-    """Columns that tell the kinds of perturbation apart, apart from ρ."""
-    return ["transform", *runs.attrs.get("ascent", [])]
-
-
-def finished(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that enter means: a partial run has no last epoch to compare."""
-    return runs[runs["status"].isin(["done", "diverged"])]
-
-
-def rho_grid(runs: pd.DataFrame) -> list[float]:
-    """All ρ of the perturbed runs, ascending."""
-    perturbed = runs[runs["status"] != "missing"]
-    return sorted(perturbed.loc[perturbed["transform"] != "base", "rho"].unique())
-
-
-class _Cell(NamedTuple):
-    key: dict[str, Any]  # condition, width and arm
-    base: dict[int, dict[str, Any]]  # seed → row of the runs
-    sam: dict[float, dict[int, dict[str, Any]]]  # ρ ascending → seed → row
-
-
-def _by_seed(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
-    for row in rows:
-        if (other := found.setdefault(int(row["seed"]), row)) is not row:
-            raise UserError(
-                f"two runs of seed {row['seed']:g} differ in nothing: {other['point']}, "
-                f"{row['point']}"
-            )
-    return dict(sorted(found.items()))
-
-
-def _split(rows: list[dict], columns: list[str]) -> list[tuple[dict[str, Any], list[dict]]]:
-    """Rows by their values in the columns, ascending, "not given" (NaN) last."""
-    groups: dict[tuple, tuple[dict[str, Any], list[dict]]] = {}
-    for row in rows:
-        key = {column: row[column] for column in columns}
-        place = tuple((True, 0) if pd.isna(v) else (False, v) for v in key.values())
-        groups.setdefault(place, (key, []))[1].append(row)
-    return [groups[place] for place in sorted(groups)]
-
-
-def _cells(runs: pd.DataFrame) -> list[_Cell]:
-    # Plain dictionaries: thousands of small pandas frames would take seconds.
-    records = finished(runs).to_dict("records")
-    cells = []
-    for condition, rows in _split(records, condition_columns(runs)):
-        perturbed = [row for row in rows if row["transform"] != "base"]
-        arms = _split(perturbed, arm_columns(runs))
-        for arm, members in arms or [({"transform": "none"}, [])]:
-            for place, local in _split(rows, ["parameters", "width"]):
-                base = _by_seed([row for row in local if row["transform"] == "base"])
-                here = [row for row in members if all(row[k] == v for k, v in place.items())]
-                sam = {key["rho"]: _by_seed(group) for key, group in _split(here, ["rho"])}
-                key = {**condition, **{k: place[k] for k in WIDTH}, **arm}
-                cells.append(_Cell(key, base, sam))
-    return cells
-
-
-class _Pairs(NamedTuple):
-    seeds: list[int]
-    base: np.ndarray  # [n], recorded values of the test split
-    sam: np.ndarray
-    rho: np.ndarray  # [n], of each seed's SAM run
-    rho_star: float  # of all seeds together
-    edge: str
-    selection: str
-    diverged: int  # runs among the pairs
-    unpaired: int  # seeds left out because a run is missing
-
-
-def _pair(cell: _Cell, metric: Metric, epoch: str, choice: str | float) -> _Pairs:
-    fixed = not isinstance(choice, str)
-    arms = {rho: runs for rho, runs in cell.sam.items() if not fixed or rho == choice}
-    every = set(cell.base).union(*cell.sam.values())
-    # Without base runs the choice can still be shown, though no gain.
-    complete = set(cell.base or every).intersection(*arms.values())
-    seeds = sorted(complete) if arms else []
-    if not seeds:
-        none = np.empty(0)
-        return _Pairs([], none, none, none, np.nan, "", "", 0, len(every) if cell.sam else 0)
-
-    def of(column: str) -> np.ndarray:
-        return np.array([[runs[seed][column] for seed in seeds] for runs in arms.values()])
-
-    rhos = np.array(list(arms))
-    test = of(f"{epoch}_test_{metric.name}")
-    split = "test" if choice == "oracle" else "validation"
-    shown = of(f"{epoch}_{split}_{metric.name}")
-    # Not `status`, which sees the test split: nothing of it may reach the choice.
-    finite = [np.isfinite(of(f"last_{s}_loss")) for s in ("train", "validation")]
-    diverged = ~(finite[0] & finite[1] & np.isfinite(shown))
-
-    star = choose(shown, diverged, metric.higher_is_better)
-    chosen = np.full(len(seeds), star)
-    if fixed:
-        selection = "fixed in advance"
-    elif choice == "oracle":
-        selection = "chosen on test: optimistic"
-    elif len(rhos) == 1:
-        selection = "only one rho"
-    elif len(seeds) == 1:
-        selection = "same seed: only one"
-    else:
-        selection = "leave-one-seed-out"
-        chosen = choose_leaving_out(shown, diverged, metric.higher_is_better)
-    edge = ""
-    if not fixed and len(rhos) > 1:
-        # ρ = 0 is where the range ends, not where the grid was cut off.
-        edge = "highest" if star == len(rhos) - 1 else "lowest" if star == 0 < rhos[0] else ""
-    place = np.arange(len(seeds))
-    base = [cell.base[seed] for seed in seeds] if cell.base else []
-    scores = [run[f"{epoch}_test_{metric.name}"] for run in base] or [np.nan] * len(seeds)
-    failed = of("status")[chosen, place] == "diverged"
-    return _Pairs(
-        seeds=seeds,
-        base=np.array(scores),
-        sam=test[chosen, place],
-        rho=rhos[chosen],
-        rho_star=float(rhos[star]),
-        edge=edge,
-        selection=selection,
-        diverged=int(failed.sum()) + sum(run["status"] == "diverged" for run in base),
-        unpaired=len(every) - len(seeds),
-    )
+# Fields of the perturbation that are not in the config's section `optimizer`.
+BUDGET, SECOND_PASS = "train.budget", "precision.second_pass"
 
 
 def _check(runs: pd.DataFrame, epoch: str, choice: str | float) -> None:
@@ -191,7 +79,7 @@ def _choice(choice: str | float) -> str:
     return ORACLE if choice == "oracle" else choice
 
 
-def _gain(pairs: _Pairs, metric: Metric) -> np.ndarray:
+def _gain(pairs: Pairs, metric: Metric) -> np.ndarray:
     sign = 1 if metric.higher_is_better else -1
     return sign * metric.scale * (pairs.sam - pairs.base)
 
@@ -207,8 +95,8 @@ def pairs(
     unit = metric(runs)
     columns = [*condition_columns(runs), *WIDTH, *arm_columns(runs)]
     rows = []
-    for cell in _cells(runs):
-        paired = _pair(cell, unit, epoch, choice)
+    for cell in cells(runs):
+        paired = pair(cell, unit, epoch, choice)
         for values in zip(paired.seeds, paired.base, paired.sam, paired.rho, _gain(paired, unit)):
             seed, base, sam, rho, gain = values
             scaled = {"base_value": unit.scale * base, "sam_value": unit.scale * sam}
@@ -235,25 +123,30 @@ def gains(
       the metric's shown unit, over the `n` pairs (where an arm has no runs, over all of the
       other); gain is the mean paired difference, positive where SAM is better, also for a loss;
       *_half95 are half-widths of 95 % t intervals; `p` is the paired t test's, `p_holm` adjusts
-      it over the widths of the condition. `n_diverged` counts runs, `n_excluded` pairs without a
-      number, `n_unpaired` seeds without a complete set of runs.
+      it over the widths of the condition; `base_epochs`, `base_grad_evals`, `sam_epochs` and
+      `sam_grad_evals` are means over the runs. `n_diverged` counts runs, `n_excluded` pairs
+      without a number, `n_unpaired` seeds without a complete set of runs.
 
     Raises:
       UserError: an unknown epoch or choice.
     """
-    return _gain_table(runs, _cells(runs), epoch, choice)
+    return _gain_table(runs, cells(runs), epoch, choice)
 
 
 def _gain_table(
-    runs: pd.DataFrame, cells: list[_Cell], epoch: str, choice: str | float
+    runs: pd.DataFrame, every: list[Cell], epoch: str, choice: str | float
 ) -> pd.DataFrame:
     _check(runs, epoch, choice)
     unit = metric(runs)
-    arms = arm_columns(runs)
     column = f"{epoch}_test_{unit.name}"
+    columns = arm_columns(runs)
+    # Each arm has its own grid: where a ρ was never run, there is no row for it.
+    ran = {place(cell.key, columns) for cell in every if choice in cell.sam}
     rows = []
-    for cell in cells:
-        paired = _pair(cell, unit, epoch, choice)
+    for cell in every:
+        if not isinstance(choice, str) and place(cell.key, columns) not in ran:
+            continue
+        paired = pair(cell, unit, epoch, choice)
         gain = estimate(_gain(paired, unit))
         kept = np.isfinite(paired.sam) & (np.isfinite(paired.base) | (not cell.base))
         base, sam = paired.base[kept], paired.sam[kept]
@@ -284,6 +177,7 @@ def _gain_table(
                 "gain_low95": gain.mean - gain.half,
                 "gain_high95": gain.mean + gain.half,
                 "p": gain.p,
+                **paired.costs,
                 "n_diverged": paired.diverged,
                 "n_excluded": len(paired.seeds) - gain.n if cell.base else 0,
                 "n_unpaired": paired.unpaired,
@@ -291,7 +185,7 @@ def _gain_table(
         )
     table = pd.DataFrame(rows)
     if rows:
-        by = [*condition_columns(runs), *(c for c in arms if c in table)]
+        by = [*condition_columns(runs), *(c for c in columns if c in table)]
         adjusted = table.groupby(by, dropna=False)["p"].transform(lambda p: holm(p.to_numpy()))
         table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
     table.attrs = dict(runs.attrs)
@@ -361,11 +255,112 @@ def slopes(
     return pd.DataFrame(rows)
 
 
+def between(
+    runs: pd.DataFrame,
+    *,
+    reference: str = "sam",
+    epoch: str = "last",
+    choice: str | float = "validation",
+) -> pd.DataFrame:
+    """How the variants differ from one of them on the test split, paired by seed.
+
+    Each side is scored with its own ρ, found as `gains` does. Where the reference was run in
+    several kinds (m-SAM groups, windows, ascents), the one with default fields is compared with;
+    where it was run at both budgets, the one of the variant's budget.
+
+    Args:
+      runs, epoch, choice: as for `gains`.
+      reference: name of the variant to compare the others with.
+
+    Returns:
+      One row per condition, width and arm other than the reference, in the metric's shown unit
+      over the `n` seeds that both have: means, `difference` (positive where the variant is
+      better, also for a loss) with its 95 % t interval, the paired t test's `p`, and `p_holm`,
+      adjusted over arms × widths of the condition. `*_grad_evals` are means over the runs: equal
+      numbers are equal compute. `n_excluded` counts pairs without a number, `n_unpaired` seeds
+      that only one side has. No rows where the reference has no kind with default fields.
+
+    Raises:
+      UserError: a reference that was not run, an unknown epoch or choice.
+    """
+    _check(runs, epoch, choice)
+    found = sorted({arm["transform"] for arm in arms(runs)})
+    if reference not in found:
+        raise UserError(
+            f"reference={reference!r} is no variant of these runs; allowed: "
+            f"{', '.join(found) or 'none'}"
+        )
+    unit = metric(runs)
+    by = condition_columns(runs)
+    places: dict[tuple, list[Cell]] = {}
+    for cell in cells(runs):
+        places.setdefault(place(cell.key, [*by, *WIDTH]), []).append(cell)
+    rows = []
+    for here in places.values():
+        for cell in here:
+            against = next((c for c in here if _is_plain(c, cell, reference, runs)), None)
+            if against is not None and against is not cell:
+                one, other = (pair(side, unit, epoch, choice) for side in (cell, against))
+                fields = {"reference": reference, "epoch": epoch, "choice": _choice(choice)}
+                rows.append({**cell.key, **fields, **_difference(one, other, unit)})
+    table = pd.DataFrame(rows)
+    if rows:
+        adjusted = table.groupby(by, dropna=False)["p"].transform(lambda p: holm(p.to_numpy()))
+        table.insert(table.columns.get_loc("p") + 1, "p_holm", adjusted)
+    table.attrs = dict(runs.attrs)
+    return table
+
+
+def _is_plain(cell: Cell, other: Cell, reference: str, runs: pd.DataFrame) -> bool:
+    """Whether a cell holds the runs of the reference with which `other` is to be compared."""
+    if cell.key["transform"] != reference:
+        return False
+    own = VARIANTS[reference].own if reference in VARIANTS else {}
+    defaults = {f"optimizer.{name}": value for name, value in {**FIELDS, **own}.items()}
+    defaults[SECOND_PASS] = "float32"
+    for column in runs.attrs.get("kinds", {}).get(reference, []):
+        value = cell.key[column]
+        if column == BUDGET:
+            if value != other.key[column]:
+                return False
+        elif not (pd.isna(value) or value == ""):  # a field that this kind does not read
+            default = defaults.get(column)
+            if value != (json.dumps(default) if isinstance(default, bool) else default):
+                return False
+    return True
+
+
+def _difference(variant: Pairs, reference: Pairs, unit: Metric) -> dict[str, Any]:
+    seeds = sorted(set(variant.seeds) & set(reference.seeds))
+    scores = [dict(zip(side.seeds, unit.scale * side.sam)) for side in (variant, reference)]
+    values = np.array([[side[seed] for seed in seeds] for side in scores]).reshape(2, -1)
+    kept = values[:, np.isfinite(values).all(axis=0)]
+    difference = estimate((kept[0] - kept[1]) * (1 if unit.higher_is_better else -1))
+    return {
+        "metric": unit.name,
+        "unit": unit.unit,
+        "rho_star": variant.rho_star,
+        "reference_rho_star": reference.rho_star,
+        "n": difference.n,
+        "mean": estimate(kept[0]).mean,
+        "reference_mean": estimate(kept[1]).mean,
+        "difference": difference.mean,
+        "difference_half95": difference.half,
+        "difference_low95": difference.mean - difference.half,
+        "difference_high95": difference.mean + difference.half,
+        "p": difference.p,
+        "grad_evals": variant.costs["sam_grad_evals"],
+        "reference_grad_evals": reference.costs["sam_grad_evals"],
+        "n_excluded": len(seeds) - difference.n,
+        "n_unpaired": len(set(variant.seeds) ^ set(reference.seeds)),
+    }
+
+
 def tidy(runs: pd.DataFrame) -> pd.DataFrame:
     """`gains` for last and best epoch × ρ from validation, oracle and each fixed ρ, stacked."""
     choices: list[str | float] = ["validation", "oracle", *rho_grid(runs)]
     if len(choices) == 2:
         choices = ["validation"]  # no perturbed runs: one table of the base says it all
-    cells = _cells(runs)
-    tables = [_gain_table(runs, cells, epoch, choice) for epoch in EPOCHS for choice in choices]
+    every = cells(runs)
+    tables = [_gain_table(runs, every, epoch, choice) for epoch in EPOCHS for choice in choices]
     return pd.concat(tables, ignore_index=True)

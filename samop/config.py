@@ -185,7 +185,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         plain["optimizer"]["momentum"] = 0.0  # theirs is fixed
     # Of the perturbation only what the variant reads: what it does not makes no other run.
     plain["optimizer"].update(variants.resolved(plain["optimizer"]))
-    plain["train"].update(epochs=epochs(config), budget="epochs")
+    if variants.cost(config["optimizer"]) == 1:
+        plain["train"]["budget"] = "epochs"  # the two are the same
     if plain["optimizer"]["name"] == "base":
         plain["train"]["diagnostics_every"] = 0
     one_pass = plain["optimizer"]["name"] in ("base", "msam")

@@ -1,10 +1,14 @@
 """python -m samop.report --workdir=DIR: tables and figures of a sweep again, without training.
 
 Writes into the work folder results.csv (every gain), slopes.csv (the primary test), runs.csv (one
-row a run), figures/width_gap.{png,pdf} and figures/accuracy.{png,pdf}, and prints the table.
+row a run), figures/width_gap.{png,pdf} and figures/accuracy.{png,pdf}, and prints the table. Where
+there are several variants of SAM, also variants.csv (their differences to plain SAM) and
+figures/variants.{png,pdf}; width_gap is then plain SAM's, and each other variant has a
+width_gap_NAME.
 """
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +16,7 @@ from pathlib import Path
 import pandas as pd
 from absl import app, flags, logging
 
-from samop import comparison, figures, results
+from samop import comparison, figures, results, summary, wording
 from samop.errors import UserError
 from samop.records import write_atomic
 
@@ -53,9 +57,13 @@ def _tables(runs: pd.DataFrame, root: Path) -> list[Path]:
         for choice in choices
         for widths in ("all", "upper")
     ]
+    differences = []
+    if len(comparison.arms(runs)) > 1:
+        differences = [summary.differences(runs, epoch) for epoch in comparison.EPOCHS]
     tables = {
         "results.csv": results.tidy(runs),
         "slopes.csv": pd.concat(slopes, ignore_index=True),
+        "variants.csv": pd.concat([pd.DataFrame(), *differences], ignore_index=True),
         "runs.csv": runs,
     }
     paths = []
@@ -69,9 +77,23 @@ def _tables(runs: pd.DataFrame, root: Path) -> list[Path]:
 def _figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
+    arms = comparison.arms(runs)
     if results.gains(runs)["gain"].notna().any():
-        paths += figures.save(figures.width_gap(runs), folder / "width_gap")
+        if len(arms) > 1:
+            paths += figures.save(figures.variants(runs), folder / "variants")
+        for number, arm in enumerate(arms):
+            alone = comparison.only(runs, arm)
+            if results.gains(alone)["gain"].notna().any():
+                # The first is plain SAM, where it was run.
+                label = wording.arm_label(arm, runs)
+                stem = "width_gap" + (f"_{_slug(label)}" if number else "")
+                paths += figures.save(figures.width_gap(alone), folder / stem)
     return paths + figures.save(figures.accuracy(runs), folder / "accuracy")
+
+
+def _slug(label: str) -> str:
+    """A label as part of a file name: "SAM (m = 16)" → sam_m_16."""
+    return re.sub(r"[^a-z0-9.]+", "_", label.lower().replace("-", "")).strip("_")
 
 
 def compute(root: Path, runs: pd.DataFrame) -> str:

@@ -13,14 +13,27 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from samop.comparison import Metric, finished, gains, metric, pairs, slopes, tidy
+from samop.comparison import (
+    BUDGET,
+    SECOND_PASS,
+    Metric,
+    between,
+    finished,
+    gains,
+    metric,
+    pairs,
+    slopes,
+    tidy,
+)
 from samop.errors import UserError
 from samop.records import CorruptRecord, read_rows
 from samop.summary import table
+from samop.variants import FIELDS, LABELS, UNSET, VARIANTS, resolved
 
 __all__ = [
     "Completeness",
     "Metric",
+    "between",
     "completeness",
     "finished",
     "gains",
@@ -35,10 +48,11 @@ __all__ = [
 SPLITS = ("train", "validation", "test")
 # Fields that have a column of their own, and those that do not change what is computed.
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
-IRRELEVANT = ("experiment", "data.dir")
+IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
 IRRELEVANT_SECTIONS = ("run.", "sweep.")
-# Fields of the perturbation: a base run has none, and is compared with every value of theirs.
-ASCENT = ("optimizer.rho", "optimizer.decay_in_ascent")
+# Fields of the perturbation: a base run has none, and is compared with every value of theirs. The
+# budget is one of them, as a base run uses as many gradient evaluations under either.
+ASCENT = (*(f"optimizer.{name}" for name in FIELDS), BUDGET, SECOND_PASS)
 
 
 class Completeness(NamedTuple):
@@ -81,12 +95,16 @@ def load(
     Returns:
       One row per run, sorted: point, experiment, status (done, diverged: finished, with a
       non-finite value in the last row; partial, missing), dataset, model, width, parameters,
-      optimizer ("SGD", "SAM"), base ("sgd"), transform, rho (0 for the base), label_noise, seed,
-      epochs and grad_evals reached; a column "section.field" for every other config field that
-      differs between the runs; `last_*` and `best_*`: epoch, and loss and metric of the three
-      splits at the last epoch and at the epoch that is best on validation (the earliest among
-      equals). Values are as recorded, unscaled. `attrs` holds plain values: metric, experiment,
-      command, planned, others, varying, ascent, notes.
+      optimizer ("SGD", "LookSAM"), base ("sgd"), transform ("base", "looksam"), rho (0 for the
+      base), label_noise, seed, epochs and grad_evals reached; a column "section.field" for every
+      other config field that differs between the runs, one of the perturbation only if it does
+      between runs of one variant (a variant's defaults are filled in; empty where a run does not
+      read it); `last_*` and `best_*`: epoch, and loss and metric of the three splits at the last
+      epoch and at the epoch that is best on validation (the earliest among equals). Values are as
+      recorded, unscaled; training values of the variants in `variants.EVALUATE_ELSEWHERE` were
+      taken at perturbed weights. `attrs` holds plain values: metric, experiment, command, planned,
+      others, notes; varying: these fields; ascent: those of the perturbation; kinds: transform →
+      those that differ within it; settings: transform → fields that are the same in all its runs.
 
     Raises:
       UserError: no work folder, an incomplete grid, or a record that is corrupt, by its name.
@@ -99,7 +117,7 @@ def load(
     if len(specs) > 1:
         raise UserError(f"{root}: runs of different metrics cannot be compared: {sorted(specs)}")
 
-    varying, ascent = _add_varying(known)
+    varying, ascent, kinds = _add_varying(known)
     runs = pd.DataFrame([row for row, _ in read], columns=_columns(known, varying))
     for column in varying:
         runs[column] = _uniform(runs[column])
@@ -113,6 +131,8 @@ def load(
         "others": 0 if every else len(others),
         "varying": varying,
         "ascent": ascent,
+        "kinds": kinds,
+        "settings": _settings(known, kinds),
         "notes": _notes(known),
     }
     _check_complete(root, completeness(runs), allow_incomplete)
@@ -213,7 +233,8 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
         "model": config["model"]["name"],
         "width": record["width"],
         "parameters": record["parameters"],
-        "optimizer": optimizer["base" if plain else "name"].upper(),
+        "optimizer": LABELS.get(optimizer["name"])
+        or optimizer["base" if plain else "name"].upper(),
         "base": optimizer["base"],
         "transform": optimizer["name"],
         "rho": 0.0 if plain else float(optimizer["rho"]),
@@ -257,15 +278,43 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _add_varying(known: list) -> tuple[list[str], list[str]]:
+def _perturbation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the fields ASCENT as the run reads them; None for what it does not read."""
+    optimizer = config["optimizer"]
+    name = optimizer["name"]
+    if name not in VARIANTS:  # of another version
+        fields = {field: optimizer.get(field) for field in FIELDS}
+    else:
+        fields = resolved(optimizer)
+        idle = set(FIELDS) - VARIANTS[name].fields
+        idle |= {f for f, value in fields.items() if value == UNSET and FIELDS[f] == UNSET}
+        idle |= {"rho_end"} if fields["rho_schedule"] == "constant" else set()
+        idle |= set() if fields["m"] else {"m_by"}
+        fields.update(dict.fromkeys(idle))
+    flat = {f"optimizer.{field}": value for field, value in fields.items()}
+    # Records of earlier versions have neither of these; there it was as said here.
+    budget = config.get("train", {}).get("budget", "epochs")
+    precision = config.get("precision", {})
+    one_pass = name in ("base", "msam") or precision.get("compute", "float32") == "float32"
+    second = None if one_pass else precision.get("second_pass")
+    return {**flat, BUDGET: None if name == "base" else budget, SECOND_PASS: second}
+
+
+def _add_varying(known: list) -> tuple[list[str], list[str], dict[str, list[str]]]:
     """Finds the fields that differ between runs and adds them to the rows.
 
     Returns:
-      Their names, and which of them belong to the perturbation.
+      Their names; which of them belong to the perturbation; of these, for each transform, those
+      that differ between its own runs. What differs only between transforms, as their defaults
+      do, is not among them: the transform's name tells the runs apart.
     """
-    runs = [(row, _flatten(record["config"])) for row, record in known]
+    runs = [
+        (row, {**_flatten(record["config"]), **_perturbation(record["config"])})
+        for row, record in known
+    ]
     bases = [flat for row, flat in runs if row["transform"] == "base"]
     varying, ascent = [], []
+    kinds: dict[str, list[str]] = {}
     for field in sorted({field for _, flat in runs for field in flat}):
         if field in (*NAMED, *IRRELEVANT, "optimizer.rho"):
             continue
@@ -276,19 +325,43 @@ def _add_varying(known: list) -> tuple[list[str], list[str]]:
         )
         seen: dict[Any, set[str]] = {}
         for row, flat in runs:
-            if is_ascent and row["transform"] == "base":
+            value = flat.get(field)
+            if is_ascent and (row["transform"] == "base" or (field in ASCENT and value is None)):
                 continue
             # The width's label stands for the layer sizes; a model field that it does not
             # determine is one more thing that varies.
-            place = (row["model"], row["width"]) if field.startswith("model.") else ()
-            seen.setdefault(place, set()).add(_comparable(flat.get(field)))
+            place: tuple = (row["model"], row["width"]) if field.startswith("model.") else ()
+            place = (row["transform"],) if is_ascent else place
+            seen.setdefault(place, set()).add(_comparable(value))
         if all(len(values) == 1 for values in seen.values()):
             continue
         varying.append(field)
-        ascent += [field] if is_ascent else []
+        if is_ascent:
+            ascent.append(field)
+            for (transform,), values in seen.items():
+                if len(values) > 1:
+                    kinds.setdefault(transform, []).append(field)
         for row, flat in runs:
             row[field] = None if is_ascent and row["transform"] == "base" else flat.get(field)
-    return varying, ascent
+    return varying, ascent, kinds
+
+
+def _settings(known: list, kinds: Mapping[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Per transform the fields worth telling that all its runs share: own ones, unusual ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for row, record in known:
+        transform = row["transform"]
+        if transform not in VARIANTS or transform == "base":
+            continue
+        own = VARIANTS[transform].own
+        for field, value in _perturbation(record["config"]).items():
+            name = field.removeprefix("optimizer.")
+            if name not in FIELDS or name == "rho" or field in kinds.get(transform, []):
+                continue
+            told = value is not None and value is not False
+            if told and (name in own or value != FIELDS[name]):
+                found.setdefault(transform, {})[name] = value
+    return found
 
 
 def _comparable(value: Any) -> str:

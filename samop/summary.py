@@ -1,104 +1,16 @@
-"""The results of a sweep as text for a terminal, 100 columns wide. No jax.
+"""The results of a sweep as text for a terminal, 100 columns wide. No jax."""
 
-What a number is called here (of a condition, a width, a gain) the figures call the same.
-"""
-
-import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from samop import comparison
-from samop.comparison import Metric
+from samop import comparison, wording
+from samop.variants import EVALUATE_ELSEWHERE
+from samop.wording import COLUMNS, DASH, align, decimals, fill, p_text, signed, with_interval
 
-COLUMNS = 100
-DASH = "–"
-
-
-def signed(value: float, decimals: int = 2) -> str:
-    """+0.66, −3.10, or a dash where there is no number; rounded to zero it has no sign."""
-    if not np.isfinite(value):
-        return DASH
-    text = f"{value:+.{decimals}f}".replace("-", "−")
-    return text if text.strip("+−0.") else text[1:]
-
-
-def with_interval(value: float, half: float, decimals: int = 2, sign: bool = False) -> str:
-    """97.50 ± 0.31, or the value alone where one run gives no interval."""
-    if not np.isfinite(value):
-        return DASH
-    text = signed(value, decimals) if sign else f"{value:.{decimals}f}".replace("-", "−")
-    return f"{text} ± {half:.{decimals}f}" if np.isfinite(half) else text
-
-
-def decimals(halves: Sequence[float], metric: Metric) -> int:
-    """Digits after the point: two for points, else those that show a middling half-width."""
-    if metric.scale == 100:
-        return 2
-    positive = [half for half in halves if np.isfinite(half) and half > 0]
-    return int(np.clip(1 - np.floor(np.log10(np.median(positive))), 2, 6)) if positive else 4
-
-
-def p_text(p: float) -> str:
-    """0.012, <0.001 or a dash."""
-    return DASH if not np.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def base_label(runs: pd.DataFrame) -> str:
-    """The base optimiser as a title names it."""
-    names = sorted(runs["base"].dropna().unique())
-    return names[0].upper() if len(names) == 1 else "base"
-
-
-def sam_label(runs: pd.DataFrame) -> str:
-    """The perturbed optimiser as a title names it."""
-    names = sorted(set(runs["transform"].dropna()) - {"base"})
-    return names[0].upper() if len(names) == 1 else "SAM"
-
-
-def metric_label(metric: Metric) -> str:
-    """test accuracy (%) or test loss."""
-    return f"test {metric.name}" + (" (%)" if metric.scale == 100 else "")
-
-
-def unit_label(metric: Metric) -> str:
-    """What a gain is counted in: points, or the metric itself."""
-    return metric.unit or metric.name
-
-
-def condition_label(key: Mapping[str, object], runs: pd.DataFrame) -> str:
-    """Names what sets one condition apart from the others of the runs; empty where nothing does.
-
-    Args:
-      key: a row of `gains` or `slopes`, or its condition columns.
-    """
-    parts = []
-    noise = runs["label_noise"].dropna().unique()
-    if len(noise) > 1 or any(noise):
-        level = float(key["label_noise"])  # type: ignore[arg-type]
-        if comparison.metric(runs).name == "loss":  # regression: a standard deviation, no share
-            parts.append(f"target noise of deviation {level:g}" if level else "clean targets")
-        else:
-            parts.append(f"{100 * level:g} % label noise" if level else "clean labels")
-    columns = [*comparison.condition_columns(runs), *comparison.arm_columns(runs)]
-    for column in columns:
-        rows = runs if column not in comparison.arm_columns(runs) else _perturbed(runs)
-        if column != "label_noise" and rows[column].dropna().nunique() > 1:
-            value = key.get(column)
-            text = f"{value:g}" if isinstance(value, float) else str(value)
-            parts.append(f"{column} = {text}" if "." in column else text)
-    return ", ".join(parts)
-
-
-def _perturbed(runs: pd.DataFrame) -> pd.DataFrame:
-    return runs[runs["transform"].notna() & (runs["transform"] != "base")]
-
-
-def span(values: pd.Series) -> str:
-    """ "8", or "5–8" where they differ, of whole numbers."""
-    low, high = int(values.min()), int(values.max())
-    return f"{low}" if low == high else f"{low}{DASH}{high}"
+REFERENCE = "sam"
 
 
 def table(runs: pd.DataFrame) -> str:
@@ -108,39 +20,54 @@ def table(runs: pd.DataFrame) -> str:
       runs: table of `samop.results.load`.
 
     Returns:
-      Text of at most 100 columns, the same for the same runs.
+      Text of at most 100 columns, the same for the same runs: per condition and arm a block with
+      the gain at every width; where there are several arms, per condition a block of all of them
+      and their differences to plain SAM; then what a reader must know to believe it.
     """
     gains = comparison.gains(runs)
     if gains.empty:
         return "No run is finished: there is nothing to compare yet.\n"
     best = comparison.gains(runs, epoch="best")
     slopes = _slopes(runs)
-    by = panel_columns(runs)
+    several = len(comparison.arms(runs)) > 1
+    between = differences(runs) if several else pd.DataFrame()
     blocks = [_title(runs)]
-    for values, rows in gains.groupby(by, dropna=False, sort=False):
-        key = dict(zip(by, values))
-        blocks.append(_block(key, rows, best.loc[rows.index], slopes, runs))
-    blocks.append("\n".join(_bullet(note) for note in _notes(runs, gains)))
+    conditions = comparison.condition_columns(runs)
+    for values, here in gains.groupby(conditions, dropna=False, sort=False):
+        condition = dict(zip(conditions, values))
+        # The columns of an arm that was not run here may be missing altogether.
+        by = [c for c in wording.panel_columns(runs) if c in gains]
+        for arm, rows in here.groupby(by, dropna=False, sort=False):
+            blocks.append(_block(dict(zip(by, arm)), rows, best.loc[rows.index], slopes, runs))
+        if several:
+            blocks += _all_arms(condition, here, runs)
+            blocks += _between(condition, between, runs)
+    blocks.append("\n".join(_bullet(note) for note in _notes(runs, gains, between)))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def panel_columns(runs: pd.DataFrame) -> list[str]:
-    """Columns that tell the blocks of the table, and the panels of a figure, apart."""
-    return [*comparison.condition_columns(runs), *comparison.arm_columns(runs)]
-
-
-def _fill(text: str, indent: str = "") -> str:
-    return textwrap.fill(
-        text, COLUMNS, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+def differences(runs: pd.DataFrame, epoch: str = "last") -> pd.DataFrame:
+    """`comparison.between` with plain SAM; no rows where plain SAM was not run."""
+    if all(arm["transform"] != REFERENCE for arm in comparison.arms(runs)):
+        return pd.DataFrame()
+    return comparison.between(runs, reference=REFERENCE, epoch=epoch)
 
 
 def _bullet(text: str) -> str:
-    return _fill(f"- {text}", "  ")
+    return fill(f"- {text}", "  ")
 
 
 def _grid_text(runs: pd.DataFrame) -> str:
     return ", ".join(f"{rho:g}" for rho in comparison.rho_grid(runs))
+
+
+def _grids(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Grid of ρ, as text → the labels of the arms that have it."""
+    found: dict[str, list[str]] = {}
+    for arm in comparison.arms(runs):
+        grid = _grid_text(comparison.only(runs, arm))
+        found.setdefault(grid, []).append(wording.arm_label(arm, runs))
+    return found
 
 
 def _title(runs: pd.DataFrame) -> str:
@@ -150,29 +77,46 @@ def _title(runs: pd.DataFrame) -> str:
     parts += [", ".join(sorted(done[c].unique())) for c in ("dataset", "model")]
     seeds = done["seed"].nunique()
     parts.append(f"{seeds} seed{'s' if seeds > 1 else ''}")
-    parts.append(f"{metric_label(metric)} at the last epoch ({span(done['last_epoch'])})")
-    lines = [_fill(" · ".join(parts))]
+    parts.append(f"{wording.metric_label(metric)} at {wording.when_label(runs, 'last')}")
+    lines = [fill(" · ".join(parts))]
     if len(comparison.rho_grid(runs)):
-        names = [sam_label(runs), base_label(runs)]
+        names = [wording.sam_label(runs), wording.base_label(runs)]
         difference = " − ".join(names if metric.higher_is_better else names[::-1])
         lines.append(
-            _fill(
-                f"gain: {difference} in {unit_label(metric)}, paired by seed; ±: 95 % t interval; "
-                "p (Holm): paired t test, adjusted over widths; ρ*: "
-                f"{_rule(done)}"
+            fill(
+                f"gain: {difference} in {wording.unit_label(metric)}, paired by seed; ±: 95 % t "
+                f"interval; p (Holm): paired t test, adjusted over widths; ρ*: {_rule(done)}"
             )
         )
+    if told := _settings(runs):
+        lines.append(fill(f"fields: {told}"))
     return "\n".join(lines)
 
 
+def _settings(runs: pd.DataFrame) -> str:
+    """The fields of each variant that its label does not say."""
+    found = runs.attrs.get("settings", {})
+    parts = []
+    for transform in dict.fromkeys(arm["transform"] for arm in comparison.arms(runs)):
+        fields = [f"{k} = {wording.value_text(v)}" for k, v in found.get(transform, {}).items()]
+        if fields:
+            label = wording.LABELS.get(transform, transform.upper())
+            parts.append(f"{label} {', '.join(fields)}".replace(" ", "\u00a0"))
+    return "; ".join(parts)
+
+
 def _rule(done: pd.DataFrame) -> str:
-    grid = _grid_text(done)
+    grids = _grids(done)
     if len(comparison.rho_grid(done)) == 1:
-        return f"only ρ = {grid} was run, nothing was chosen"
+        return f"only ρ = {_grid_text(done)} was run, nothing was chosen"
+    among = next(iter(grids))
+    if len(grids) > 1:
+        each = "; ".join(f"{', '.join(arms)}: {grid}" for grid, arms in grids.items())
+        among = f"those of its variant ({each})"
     if done["seed"].nunique() == 1:
-        return f"best on the validation split among {grid}, by the very seed it is scored on"
+        return f"best on the validation split among {among}, by the very seed it is scored on"
     return (
-        f"best on the validation split among {grid}; each seed is scored with the ρ that is best "
+        f"best on the validation split among {among}; each seed is scored with the ρ that is best "
         "for the other seeds, (7/8) says how many of those agree with ρ*"
     )
 
@@ -184,14 +128,16 @@ def _slopes(runs: pd.DataFrame) -> pd.DataFrame:
 def _headline(key: Mapping[str, object], slopes: pd.DataFrame, runs: pd.DataFrame) -> str:
     """One sentence on how the gain changes with width; says why where it cannot be said."""
     metric = comparison.metric(runs)
-    here = matches(slopes, key, panel_columns(runs))
+    here = slopes
+    if len(slopes):
+        here = comparison.matches(slopes, key, [c for c in key if c in slopes])
     if here.empty:
         return "no gain can be computed: it takes base and perturbed runs of one seed"
     slope = here.iloc[0]
     if not np.isfinite(slope["slope"]):
         one = slope["n_widths"] < 2
         return "one width: no slope" if one else "no seed has a gain at every width: no slope"
-    unit = f"{unit_label(metric)} per doubling of the parameters"
+    unit = f"{wording.unit_label(metric)} per doubling of the parameters"
     digits = decimals([slope["slope_half95"]], metric)
     text = with_interval(slope["slope"], slope["slope_half95"], digits, sign=True)
     if slope["n"] < 2:
@@ -209,15 +155,6 @@ def _headline(key: Mapping[str, object], slopes: pd.DataFrame, runs: pd.DataFram
     return sentence
 
 
-def matches(rows: pd.DataFrame, key: Mapping[str, object], columns: list[str]) -> pd.DataFrame:
-    """The rows that agree with the key in the columns; nothing agrees with nothing."""
-    agree = np.ones(len(rows), bool)
-    for column in columns if len(rows) else []:
-        same = rows[column].isna() if pd.isna(key[column]) else rows[column] == key[column]
-        agree &= same.to_numpy(bool)
-    return rows[agree]
-
-
 def _block(
     key: Mapping[str, object],
     rows: pd.DataFrame,
@@ -226,12 +163,16 @@ def _block(
     runs: pd.DataFrame,
 ) -> str:
     metric = comparison.metric(runs)
-    label = condition_label(key, runs)
+    label = wording.panel_label(key, runs)
     sentence = _headline(key, slopes, runs)
     title = f"{label}: {sentence}" if label else sentence[0].upper() + sentence[1:]
     means = decimals([*rows["base_half95"], *rows["sam_half95"]], metric)
     digits = decimals(rows["gain_half95"], metric)
-    header = ["width", "parameters", base_label(runs), sam_label(runs), "gain", "p (Holm)", "ρ*"]
+    none = key["transform"] == "none"
+    sam = wording.sam_label(runs) if none else wording.arm_label(key, runs)
+    plain = sam.partition(" (")[0]  # the title says which kind
+    base = wording.base_label(runs)
+    header = ["width", "parameters", base, plain, "gain", "p (Holm)", "ρ*"]
     lines = [
         [
             row["width"],
@@ -244,7 +185,7 @@ def _block(
         ]
         for _, row in rows.iterrows()
     ]
-    text = f"{_fill(title)}\n\n{_align(header, lines)}"
+    text = f"{fill(title)}\n\n{align(header, lines)}"
     if not rows["gain"].notna().any():
         return text
     changes = [
@@ -255,7 +196,107 @@ def _block(
         )
     ]
     change = "Gain, last epoch → best epoch on validation:  " + "   ".join(changes)
-    return f"{text}\n\n{_fill(change, '  ')}".replace("\u00a0", " ")
+    return f"{text}\n\n{fill(change, '  ')}\n{fill(_compute(rows, base, plain), '  ')}"
+
+
+def _compute(rows: pd.DataFrame, base: str, sam: str) -> str:
+    """What the runs of a block took: epochs and gradient evaluations of both sides."""
+    names = ("sam_epochs", "sam_grad_evals", "base_epochs", "base_grad_evals")
+    epochs, evaluations, base_epochs, base_evaluations = (rows[name].mean() for name in names)
+    ratio = (rows["sam_grad_evals"] / rows["base_grad_evals"]).mean()
+    verdict = "equal" if ratio == 1 else f"{ratio:.3g}×, {wording.closeness(ratio)}"
+    return (
+        f"Compute: {sam} {wording.count(epochs)} epochs, {wording.count(evaluations)} gradient "
+        f"evaluations; {base} {wording.count(base_epochs)} epochs, "
+        f"{wording.count(base_evaluations)}: {verdict}"
+    )
+
+
+def _all_arms(condition: Mapping[str, object], rows: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """The gains of all arms side by side; wide tables are cut into several."""
+    rows = rows[rows["n"] > 0]
+    if rows.empty:
+        return []
+    metric = comparison.metric(runs)
+    digits = decimals(rows["gain_half95"], metric)
+    widths = list(dict.fromkeys(rows.sort_values("parameters")["width"]))
+    columns: dict[str, dict[str, str]] = {}
+    clear: dict[str, list[str]] = {}  # arm → widths at which its interval excludes 0
+    for arm in comparison.arms(runs):
+        here = comparison.matches(rows, arm, comparison.arm_columns(runs)).set_index("width")
+        label = wording.arm_label(arm, runs)
+        if here.empty:
+            continue
+        away = here.index[here["gain"].abs() > here["gain_half95"]]
+        clear[label] = [width for width in widths if width in away]
+        columns[label] = {
+            width: with_interval(row["gain"], row["gain_half95"], digits, sign=True)
+            + ("*" if width in away else " ")
+            for width, row in here.iterrows()
+        }
+    label = wording.condition_label(condition, runs)
+    unit = wording.unit_label(metric)
+    base = wording.base_label(runs)
+    title = f"{label + ': ' if label else ''}gain of every variant over {base} in {unit}"
+    title = fill(title[:1].upper() + title[1:] if not label else title)
+    tables, band = [], ["width"]
+    for number, name in enumerate(columns, 1):
+        band.append(name)
+        following = list(columns)[number : number + 1]
+        if not following or _width([*band, *following], widths, columns) > COLUMNS:
+            lines = [[w, *(columns[n].get(w, DASH + " ") for n in band[1:])] for w in widths]
+            tables.append(align([band[0], *(f"{n} " for n in band[1:])], lines, left=(0,)))
+            band = ["width"]
+    widest = widths[-1]
+    yes = [name for name in clear if widest in clear[name]]
+    no = [name for name in clear if widest not in clear[name]]
+    whose = ", ".join(yes) if no else "all variants"
+    below = (
+        f"every gain is over the same {base} runs; * its 95 % interval, unadjusted, excludes 0: at "
+        f"{widest} of {whose or 'no variant'}" + (f", not of {', '.join(no)}" if yes and no else "")
+    )
+    return ["\n\n".join([title, *tables, fill(below, "  ", "  ")])]
+
+
+def _width(names: Sequence[str], widths: list[str], columns: Mapping[str, Any]) -> int:
+    """Letters that a table of these columns is wide."""
+    cells = [max(len(name) + 1, *map(len, columns[name].values())) for name in names[1:]]
+    return 2 + max(map(len, [names[0], *widths])) + sum(2 + size for size in cells)
+
+
+def _between(
+    condition: Mapping[str, object], between: pd.DataFrame, runs: pd.DataFrame
+) -> list[str]:
+    """One line per variant: its difference to plain SAM at the widest network."""
+    if between.empty:
+        return []
+    here = comparison.matches(between, condition, comparison.condition_columns(runs))
+    here = here[here["n"] > 0]
+    if here.empty:
+        return []
+    metric = comparison.metric(runs)
+    tests = int(here["p"].notna().sum())
+    wide = here[here["parameters"] == here["parameters"].max()]
+    digits = decimals(wide["difference_half95"], metric)
+    reference = wording.LABELS[REFERENCE]
+    lines = [
+        [
+            wording.arm_label(dict(row), runs),
+            with_interval(row["difference"], row["difference_half95"], digits, sign=True),
+            p_text(row["p_holm"]),
+            f"{row['grad_evals'] / row['reference_grad_evals']:.3g}×",
+        ]
+        for _, row in wide.iterrows()
+    ]
+    width = wide["width"].iloc[0]
+    header = [f"at {width}", f"better than {reference} by", "p (Holm)", f"compute of {reference}"]
+    label = wording.condition_label(condition, runs)
+    title = (
+        f"{label + ': ' if label else ''}difference to plain {reference} in "
+        f"{wording.unit_label(metric)}, paired by seed, each with its own ρ*; p adjusted over all "
+        f"{tests} differences here (variants × widths, see variants.csv)"
+    )
+    return [f"{fill(title if label else title[0].upper() + title[1:])}\n\n{align(header, lines)}"]
 
 
 def _rho(row: pd.Series) -> str:
@@ -269,46 +310,31 @@ def _rho(row: pd.Series) -> str:
     )
 
 
-def _align(header: list[str], lines: list[list[str]]) -> str:
-    """Columns to the right, the first and the last to the left."""
-    cells = [header, *lines]
-    sizes = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    left = (0, len(header) - 1)
-    gap = next((g for g in (3, 2) if sum(sizes) + g * (len(sizes) - 1) <= COLUMNS - 2), 1)
-    rows = [
-        (" " * gap)
-        .join(
-            cell.ljust(size) if i in left else cell.rjust(size)
-            for i, (cell, size) in enumerate(zip(line, sizes))
-        )
-        .rstrip()
-        for line in cells
-    ]
-    rows.insert(1, "─" * max(len(row) for row in rows))
-    return "\n".join(f"  {row}" for row in rows)
-
-
-def _notes(runs: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
+def _notes(runs: pd.DataFrame, gains: pd.DataFrame, between: pd.DataFrame) -> list[str]:
     """What a reader must know before believing the table."""
     done = comparison.finished(runs)
     grid = comparison.rho_grid(runs)
-    base, sam = base_label(runs), sam_label(runs)
     plain = done["transform"] == "base"
+    arms = comparison.arms(runs)
     notes = []
     if not grid:
         notes.append("there are only base runs: no gain can be computed")
     elif not plain.any():
         notes.append("there are no base runs: no gain can be computed")
     else:
-        holds = "contains 0" if grid[0] == 0 else f"does not contain 0: {sam} could not choose"
-        notes.append(f"the grid of ρ {holds}{'' if grid[0] == 0 else ' to do nothing'}")
-        cost = done.loc[~plain, "grad_evals"].mean() / done.loc[plain, "grad_evals"].mean()
-        notes.append(
-            f"equal epochs, not equal compute: {sam} took {cost:.2g}× the gradient evaluations "
-            f"of {base}"
-        )
+        notes += _grid_notes(runs)
+        if compute := wording.compute_label(gains, runs):
+            notes.append(compute)
         if (done["seed"].nunique()) == 1:
             notes.append("one seed: no interval and no test; give several for both")
+    if len(arms) > 1 and between.empty:
+        notes.append("there is no plain SAM that the variants could be tested against")
+    for arm in arms:
+        if arm["transform"] in EVALUATE_ELSEWHERE:
+            notes.append(
+                f"the training values of {wording.arm_label(arm, runs)} (runs.csv) were taken at "
+                "its perturbed weights; validation and test values were not"
+            )
     for edge, sign, end in (("highest", "▲", "larger"), ("lowest", "▼", "smaller")):
         if count := int((gains["edge"] == edge).sum()):
             notes.append(
@@ -332,3 +358,23 @@ def _notes(runs: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
     if count := runs.attrs.get("others", 0):
         notes.append(f"{count} runs of earlier sweeps in the same folder are not part of this")
     return notes + list(runs.attrs.get("notes", []))
+
+
+def _grid_notes(runs: pd.DataFrame) -> list[str]:
+    """Whether SAM, and each of the variants, could choose to do nothing."""
+    free: list[str] = []
+    bound: list[str] = []
+    for arm in comparison.arms(runs):
+        grid = comparison.rho_grid(comparison.only(runs, arm))
+        (free if grid[0] == 0 else bound).append(wording.arm_label(arm, runs))
+    several = len(free) + len(bound) > 1
+    notes = []
+    if free:
+        notes.append(f"the grid of ρ{' of ' + ', '.join(free) if several else ''} contains 0")
+    if bound:
+        whose = f" of {', '.join(bound)}" if several and free else ""
+        who = ("the variants" if several else bound[0]) if not whose else "they"
+        notes.append(
+            f"the grid of ρ{whose} does not contain 0: {who} could not choose to do nothing"
+        )
+    return notes

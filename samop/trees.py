@@ -88,5 +88,6 @@ def size(tree: PyTree) -> int:
     return sum(int(x.size) for x in jax.tree.leaves(tree))
 
 
-def _wide(x: jax.Array) -> jax.Array:
+def _wide(x: jax.typing.ArrayLike) -> jax.Array:
+    x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

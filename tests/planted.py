@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from samop import records
+from samop import records, variants
 
 ACCURACY = {"name": "accuracy", "higher_is_better": True, "scale": 100, "unit": "points"}
 LOSS = {"name": "loss", "higher_is_better": False, "scale": 1, "unit": ""}
@@ -71,10 +71,11 @@ def sweep(root: Path, runs: list[dict[str, Any]], metric=ACCURACY, plan=None) ->
             "environment": {"jax": "0.10.2", "device": "cpu"},
         }
         records.write_json(folder / "config.json", config)
-        cost = 10 if item["config"]["optimizer"]["name"] == "base" else 20
+        # Ten steps an epoch.
+        cost = 10 * (item.get("cost") or variants.cost(item["config"]["optimizer"]))
         rows = []
         for epoch, ((validation, test), loss) in enumerate(zip(item["values"], item["losses"]), 1):
-            row = {"step": 10 * epoch, "epoch": epoch, "grad_evals": cost * epoch}
+            row = {"step": 10 * epoch, "epoch": epoch, "grad_evals": round(cost * epoch)}
             row |= {f"{split}_loss": loss for split in ("train", "validation", "test")}
             row[f"train_{metric['name']}"] = loss if metric is LOSS else 0.9
             row[f"validation_{metric['name']}"] = validation
@@ -107,4 +108,34 @@ def grid(
         for noise in noises
         for s in range(seeds)
         for rho in (None, *rhos)
+    ]
+
+
+def variant(
+    name: str, hidden: int, seed: int, rho: float | None, values: list, **kwargs: Any
+) -> dict[str, Any]:
+    """A run of one of the family; "base" has no ρ."""
+    fields = {} if name == "base" else {"optimizer__name": name}
+    return run(hidden, seed, None if name == "base" else rho, values, **fields, **kwargs)
+
+
+def family(
+    value, names=("sam", "asam", "gsam"), widths=(4, 8, 16), rhos=(0.05, 0.1), seeds=4,
+    noises=(0.0,), epochs=None, **kwargs: Any,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """A grid of base and variants; value(name, hidden, noise, seed, rho) -> (validation, test).
+
+    `epochs`: name → number of epochs that it trains, all with that value; two where not given.
+    """
+    epochs = epochs or {}
+    kwargs.setdefault("train__epochs", epochs.get("base", 2))
+    return [
+        variant(
+            n, w, s, rho, [value(n, w, noise, s, rho)] * epochs.get(n, 2), noise=noise, **kwargs
+        )
+        for w in widths
+        for noise in noises
+        for s in range(seeds)
+        for n in ("base", *names)
+        for rho in ((None,) if n == "base" else rhos)
     ]

@@ -35,11 +35,11 @@ def samop(*arguments, cwd=ROOT):
 def test_every_config_expands_to_valid_runs(file, arg):
     request = cli.parse([f"--config={file}{arg}"])
     points = sweep.expand(request.config, request.axes)
-    assert {p["optimizer"]["name"] for p in points} == {"base", "sam"}
+    assert {p["optimizer"]["name"] for p in points} >= {"base", "sam"}
     assert "python -m samop.main --config=configs/" in file.read_text()
     if arg == ":smoke":
         assert request.config.experiment.endswith("_smoke")
-        assert len(points) <= 16
+        assert len(points) <= 24
     if "seeds" in arg:
         assert {p["seed"] for p in points} == {0, 1}
         assert {p["train"]["epochs"] for p in points} == {3}

@@ -11,15 +11,39 @@ PACKAGE = Path(__file__).parent.parent / "samop"
 ALLOWED = {"jax", "flax", "optax", "numpy"}
 # A module imports modules of its own layer and lower ones; `None`: free of jax.
 LAYERS = {
-    0: {"trees", "models", "ascents", "transforms", "errors", "records"},
-    1: {"config", "data", "optim"},
-    2: {"workloads", "train"},
+    0: {
+        "trees",
+        "models",
+        "ascents",
+        "transforms",
+        "precision",
+        "diagnostics",
+        "errors",
+        "records",
+        "variants",
+    },
+    1: {"config", "validation", "data", "optim"},
+    2: {"workloads", "step", "train"},
     3: {"sharding", "checkpoint", "metrics", "groups", "environment", "loop", "progress"},
     4: {"timings", "sweep", "plans"},
-    5: {"statistics", "comparison", "results", "summary", "figures", "report", "cli", "main"},
+    5: {
+        "statistics",
+        "pairing",
+        "comparison",
+        "wording",
+        "results",
+        "summary",
+        "figures",
+        "report",
+        "cli",
+        "main",
+    },
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
-NO_JAX = ("statistics", "comparison", "results", "summary", "figures", "report", "records", "cli")
+NO_JAX = (
+    "statistics", "pairing", "comparison", "wording", "results", "summary", "figures", "report",
+    "records", "cli",
+)  # fmt: skip
 
 
 def imports(file):

@@ -386,8 +386,8 @@ def test_base_is_compared_with_every_kind_of_perturbation(tmp_path):
     assert set(gains["transform"]) == {"sam", "asam"}
     assert len(results.slopes(table)) == 4
     text = results.table(table)
-    assert "optimizer.decay_in_ascent = true" in text
-    assert "asam" in text
+    assert "SAM (decay_in_ascent = true): " in text
+    assert "ASAM (eta = [1, false]): " in text
 
 
 def test_model_fields_behind_the_width(tmp_path):

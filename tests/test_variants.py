@@ -101,8 +101,13 @@ def test_a_budget_of_gradient_evaluations_sets_the_epochs():
     assert configs.epochs(half) == 40
     thrice = point(train__epochs=60, train__budget="grad_evals", optimizer__ascent_steps=2)
     assert configs.epochs(thrice) == 20
-    again = point(train__epochs=30)
-    assert same_run(point(train__epochs=60, train__budget="grad_evals"), again)
+    # A run keeps the words of its budget; where the two budgets are the same, it has none.
+    assert not same_run(
+        point(train__epochs=60, train__budget="grad_evals"), point(train__epochs=30)
+    )
+    for name in ("base", "msam"):
+        budgets = [point(optimizer__name=name, train__budget=b) for b in ("epochs", "grad_evals")]
+        assert same_run(*budgets)
 
 
 def test_runs_at_equal_budget_have_equal_gradient_evaluations(tmp_path):
