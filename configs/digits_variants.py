@@ -3,8 +3,9 @@
 python -m samop.main --config=configs/digits_variants.py
 
 2,976 runs: six widths × {clean, 40 % symmetric label noise} × (SGD and SAM, ASAM, GSAM, LookSAM,
-Momentum-SAM, each at six ρ of its own) × eight seeds. Every run has as many gradient evaluations as SGD
-in 120 epochs: SAM, ASAM and GSAM train for 60, LookSAM (k = 5) for 100, Momentum-SAM for 120.
+Momentum-SAM, each at six ρ of its own) × eight seeds. Every run has as many gradient evaluations
+as SGD in 120 epochs: SAM, ASAM and GSAM train for 60, LookSAM (k = 5) for 100, Momentum-SAM for
+120.
 Arguments after the colon: smoke; seeds=8; epochs=120; width=64-64 (several joined by +).
 The setting is ours, as that of digits_width.py.
 """

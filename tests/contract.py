@@ -249,7 +249,7 @@ def schedule_advances(name, case):
             sizes.append(trees.norm(tx.perturbation(g, state, params)[1]))
         params, state = update(tx, params, state, i)
         if name in ONE_GRADIENT:
-            sizes.append(trees.norm(state.epsilon))
+            sizes.append(trees.norm(tx.perturbation(g, state, params)[1]))
     ratios = np.diff(np.log(sizes))
     wanted = np.diff(np.log(np.arange(1, 7)))
     # ASAM's lengths depend on the weights besides.
@@ -366,7 +366,7 @@ def any_pytree(name, case):
     ]
     slope = jax.grad(lambda p: sum(jnp.sum(x**4) for x in jax.tree.leaves(p)))
     for params in trees_:
-        tx = case.make(optax.sgd(0.01), 0.1)
+        tx = case.make(optax.sgd(0.01, 0.9), 0.1)
         state = tx.init(params)
         for _ in range(4):
             updates, state = tx.update(slope(params), state, params, grad_fn=slope)
@@ -377,7 +377,7 @@ def any_pytree(name, case):
 
 
 def clipping(name, case):
-    tx = case.make(optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0)), 0.3)
+    tx = case.make(optax.chain(optax.clip_by_global_norm(0.01), optax.sgd(1.0, 0.0)), 0.3)
     params = jax.tree.map(jnp.asarray, PARAMS)
     state, before = tx.init(params), params
     for i in range(3):
@@ -427,6 +427,7 @@ def extra_arguments(name, case):
         return jax.tree.map(lambda g: -0.1 * g, grads), state
 
     base = optax.GradientTransformationExtraArgs(lambda p: optax.EmptyState(), base_update)
+    base = optax.chain(optax.trace(0.9), base)
     tx, params = case.make(base, 0.1), jax.tree.map(jnp.asarray, PARAMS)
     update(tx, params, tx.init(params), 0, value=2.0)
     assert seen == [2.0]
@@ -514,7 +515,7 @@ def groups(name, case):
 
 
 def accumulation_in_the_base(name, case):
-    tx = case.make(optax.MultiSteps(optax.sgd(0.05), 4), 0.1)
+    tx = case.make(optax.MultiSteps(optax.sgd(0.05, 0.9), 4), 0.1)
     params = jax.tree.map(jnp.asarray, PARAMS)
     if name in ONE_GRADIENT:
         state = tx.init(params)

@@ -11,9 +11,9 @@ from optax import contrib
 
 import samop
 from samop import ascents, diagnostics, precision, trees
-from samop.transforms import cheaper, combined, microbatch, perturbed
+from samop.transforms import cheaper, combined, microbatch, momentum, perturbed
 
-MODULES = (perturbed, combined, cheaper, microbatch, precision, diagnostics)
+MODULES = (perturbed, combined, cheaper, momentum, microbatch, precision, diagnostics)
 
 CURVATURE = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([[0.5]])}
 START = {"a": jnp.array([3.0, -1.0]), "b": jnp.array([[2.0]])}
@@ -240,3 +240,50 @@ def test_what_an_update_needs_is_asked_for():
 
 def test_doctests():
     assert sum(doctest.testmod(m).failed for m in MODULES) == 0
+
+
+def test_momentum_sam_asks_for_one_momentum():
+    for base in (optax.sgd(0.1), optax.rmsprop(0.1)):
+        with pytest.raises(ValueError, match="keeps no momentum"):
+            samop.msam(base).init(START)
+    twice = optax.chain(optax.trace(0.9), optax.adam(0.1))
+    with pytest.raises(ValueError, match="keeps 2 momenta"):
+        samop.msam(twice).init(START)
+
+
+def test_momentum_sam_follows_adams_first_moment(x64):
+    """w̃ = w − ρ n(m), as the authors' AdamW: against Adam run on gradients at w̃."""
+    rho, rate = 0.2, 0.01
+    start = {k: np.array(v, float) for k, v in START.items()}
+    tx, w = samop.msam(optax.adam(rate), rho), jax.tree.map(jnp.asarray, start)
+    state = tx.init(w)
+    plain, m, v = dict(start), dict.fromkeys(start, 0.0), dict.fromkeys(start, 0.0)
+    at = dict(start)
+    for t in range(1, 11):
+        updates, state = tx.update(GRAD(w), state, w)
+        w = optax.apply_updates(w, updates)
+        g = {k: np.array(CURVATURE[k], float) * at[k] for k in at}
+        m = {k: 0.9 * m[k] + 0.1 * g[k] for k in g}
+        v = {k: 0.999 * v[k] + 0.001 * g[k] ** 2 for k in g}
+        for k in plain:
+            root = np.sqrt(v[k] / (1 - 0.999**t)) + 1e-8
+            plain[k] = plain[k] - rate * m[k] / (1 - 0.9**t) / root
+        size = np.sqrt(sum((x**2).sum() for x in m.values()))
+        at = {k: plain[k] - rho * m[k] / size for k in plain}
+        assert_trees_close(samop.eval_params(state, w), plain, atol=1e-9)
+        assert_trees_close(w, at, atol=1e-9)
+
+
+def test_weights_without_their_perturbation_of_stacked_runs():
+    radii = jnp.array([0.1, 0.4])
+
+    def end(rho):
+        tx, w = samop.msam(optax.sgd(0.01, 0.9), rho), START
+        state = tx.init(w)
+        for _ in range(3):
+            updates, state = tx.update(GRAD(w), state, w)
+            w = optax.apply_updates(w, updates)
+        return w, state, samop.eval_params(state, w)
+
+    w, state, wanted = jax.vmap(end)(radii)
+    assert_trees_close(samop.eval_params(state, w), wanted, rtol=1e-6)

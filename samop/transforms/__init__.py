@@ -8,20 +8,21 @@ wrong, since it has only the last micro-batch's `grad_fn`: take m-SAM or `sam(Mu
 g = ∇L(w), ε the perturbation, g_ε = ∇L(w + ε) on the same batch; n(x) = x/‖x‖₂.
 """
 
-from samop.transforms.cheaper import looksam, msam, window
+from samop.transforms.cheaper import looksam, window
 from samop.transforms.combined import gnp, gsam, rho_from_rate, stablesam, wsam
 from samop.transforms.core import (
     SamState,
     SamTransformation,
     check_rho,
-    eval_params,
-    grad_evals,
 )
+from samop.transforms.inside import eval_params, grad_evals
 from samop.transforms.microbatch import Clean, finished, sam_gradient
+from samop.transforms.momentum import MsamState, msam
 from samop.transforms.perturbed import asam, esam, fsam, sam, vasso
 
 __all__ = [
     "Clean",
+    "MsamState",
     "SamState",
     "SamTransformation",
     "asam",

@@ -180,31 +180,6 @@ def _mean(tree: PyTree) -> PyTree:
     )
 
 
-def eval_params(opt_state: PyTree, params: PyTree) -> PyTree:
-    """The weights to evaluate, measure and keep: params, for `msam` without their perturbation.
-
-    Args:
-      opt_state: state of a transform of this package, or of a wrapper that holds one as `inner`
-        or `inner_state`.
-      params: the weights that training moves.
-    """
-    if hasattr(opt_state, "epsilon"):
-        return trees.like(trees.subtract(params, opt_state.epsilon), params)
-    inner = getattr(opt_state, "inner", getattr(opt_state, "inner_state", None))
-    return params if inner is None else eval_params(inner, params)
-
-
-def grad_evals(opt_state: PyTree, steps: jax.Array) -> jax.Array:
-    """Gradient evaluations behind an optimiser state: as a transform counted, else `steps`.
-
-    Arguments as for `eval_params`; steps: number of updates done.
-    """
-    if hasattr(opt_state, "grad_evals"):
-        return opt_state.grad_evals
-    inner = getattr(opt_state, "inner", getattr(opt_state, "inner_state", None))
-    return steps if inner is None else grad_evals(inner, steps)
-
-
 def check_rho(rho: Rho) -> None:
     """Refuses a concrete ρ that is negative or not finite; traced values and schedules pass."""
     check_number("rho", rho, "the radius is a finite number ≥ 0")
