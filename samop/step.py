@@ -69,7 +69,8 @@ def train_step(
     Returns:
       The state after the step and the batch's mean metrics (scalars).
     """
-    scale = getattr(state.opt_state, "scale", None)
+    scaled = isinstance(state.opt_state, precision.LossScaledState)
+    scale = state.opt_state.scale if scaled else None
     first = loss_function(workload, state.model_state, passes.first, scale)
     second = loss_function(workload, state.model_state, passes.second, scale)
     start = trees.wide(state.params)
@@ -147,7 +148,8 @@ def measure(
     Arguments as for `train_step`. Names begin with `DIAGNOSIS`; "…cosine_float32" is the cosine
     of the second pass's gradient with the one computed in float32, where the two differ.
     """
-    inner = getattr(state.opt_state, "inner", state.opt_state)
+    scaled = isinstance(state.opt_state, precision.LossScaledState)
+    inner = state.opt_state.inner if scaled else state.opt_state
     data = {"batch": jax.tree.map(lambda x: x[: opt.m or None], batch), "key": key}
     low, full = (
         loss_function(workload, state.model_state, dtype) for dtype in (passes.second, None)

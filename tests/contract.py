@@ -149,24 +149,39 @@ def trained(name):
     return train(CASES[name].make(SGD, 0.1))
 
 
+@functools.cache
+def plain(steps):
+    """Parameters after some steps of the base alone."""
+    return train(SGD, steps=steps)[0]
+
+
+def stepper(make):
+    """A jitted `step(params, state, i, rho)`; the transform is `make(rho)`."""
+
+    @jax.jit
+    def step(params, state, i, rho):
+        return update(make(rho), params, state, i, jnp.asarray(X), jnp.asarray(Y))
+
+    return step
+
+
 # ---- properties
 
 
 def rho_0_is_the_base(name, case):
     for base in BASES.values():
         tx, params = case.make(base, 0.0), jax.tree.map(jnp.asarray, PARAMS)
-        plain_state, state = base.init(params), tx.init(params)
+        base_state, state = base.init(params), tx.init(params)
         # Operation by operation: what XLA fuses, and so rounds once, is another matter.
         with jax.disable_jit():
             for i in range(3):
                 g = grad(params, X[i], Y[i])
-                plain, plain_state = base.update(g, plain_state, params)
+                wanted, base_state = base.update(g, base_state, params)
                 fn = lambda p, i=i: grad(p, X[i], Y[i])  # noqa: E731
                 updates, state = tx.update(g, state, params, grad_fn=fn)
-                equal(updates, plain)
+                equal(updates, wanted)
                 params = optax.apply_updates(params, updates)
-    close(train(case.make(SGD, 0.0))[0], train(SGD)[0], rtol=1e-5)
-    differ(trained(name)[0], train(SGD)[0])
+    differ(trained(name)[0], plain(8))
 
 
 def zero_gradient(name, case):
@@ -212,7 +227,7 @@ def vmap_over_rho(name, case):
     for i, rho in enumerate(radii):
         alone = jax.tree.map(lambda x, i=i: x[i], together)
         close(alone, one(rho), rtol=2e-3, atol=2e-5)
-    close(one(0.1), train(case.make(SGD, 0.1), steps=6)[0])
+    close(one(0.0), plain(6), rtol=1e-4)
 
 
 def traced_hyperparameters(name, case):
@@ -228,14 +243,17 @@ def traced_hyperparameters(name, case):
 def injected_hyperparameters(name, case):
     static = [key for key in inspect.signature(case.make).parameters if key != "rho"]
     tx = optax.inject_hyperparams(case.make, static_args=static)(base=SGD, rho=0.1)
-    params, state = train(tx, steps=4)
-    close((params, state.inner_state), plain := train(case.make(SGD, 0.1), steps=4))
-    state.hyperparams["rho"] = jnp.asarray(0.0)
-    off, on = (
-        train(tx, params, 2, 4, state)[0],
-        train(case.make(SGD, 0.1), plain[0], 2, 4, plain[1]),
-    )
-    differ(off, on[0])
+    step = stepper(lambda rho: tx)
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    state = tx.init(params)
+    for i in range(8):
+        if i == 4:
+            hyperparams = {**state.hyperparams, "rho": jnp.zeros_like(state.hyperparams["rho"])}
+            off = step(params, state._replace(hyperparams=hyperparams), i, 0.0)[0]
+        params, state = step(params, state, i, 0.0)
+        if i == 4:
+            differ(off, params, by=1e-6)
+    close((params, state.inner_state), trained(name))
 
 
 def schedule_advances(name, case):
@@ -407,15 +425,17 @@ def bases(name, case):
 
 
 def orbax_round_trip(name, case):
-    tx = case.make(SGD, 0.1)
-    params, state = train(tx, steps=4)
+    step, params = stepper(lambda rho: case.make(SGD, rho)), jax.tree.map(jnp.asarray, PARAMS)
+    state = case.make(SGD, 0.1).init(params)
+    for i in range(4):
+        params, state = step(params, state, i, 0.1)
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "saved"
         checkpoint.save(path, {"params": params, "state": state})
         shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, state))
         back = checkpoint.restore(path, {"params": shapes[0], "state": shapes[1]})
     equal((back["params"], back["state"]), (params, state))
-    equal(train(tx, back["params"], 4, 4, back["state"]), train(tx, params, 4, 4, state))
+    equal(step(back["params"], back["state"], 4, 0.1), step(params, state, 4, 0.1))
 
 
 def extra_arguments(name, case):
@@ -484,34 +504,41 @@ def perturbs_as_it_says(name, case):
 def groups(name, case):
     if name in ONE_GRADIENT:
         raise NotApplicable("there is one gradient, at shared weights")
-    one, four = (case.make(SGD, 0.1, groups=g) for g in (1, 4))
+    x, y = jnp.asarray(X), jnp.asarray(Y)
 
-    def run(tx, count, shard=None):
-        x, y = jnp.asarray(X), jnp.asarray(Y)
-        if shard is not None:
-            x, y = jax.device_put((x, y), shard)
-        x, y = (a.reshape(10, count, -1, *a.shape[2:]) for a in (x, y))
+    def runner(count):
+        """A run of four steps, with `count` groups, as a function of ρ and the batches."""
 
         @jax.jit
-        def step(params, state, i):
+        def step(params, state, x, y, rho):
             each = lambda axis: jax.vmap(grad, in_axes=(axis, 0, 0))  # noqa: E731
-            grads = each(None)(params, x[i], y[i])
-            grad_fn = lambda p: each(0)(p, x[i], y[i])  # noqa: E731
-            updates, state = tx.update(grads, state, params, grad_fn=grad_fn)
+            tx = case.make(SGD, rho, groups=count)
+            grad_fn = lambda p: each(0)(p, x, y)  # noqa: E731
+            updates, state = tx.update(each(None)(params, x, y), state, params, grad_fn=grad_fn)
             return optax.apply_updates(params, updates), state
 
-        params = jax.tree.map(jnp.asarray, PARAMS)
-        state = tx.init(params)
-        for i in range(6):
-            params, state = step(params, state, i)
-        return params
+        def run(rho, place=lambda batch: batch):
+            params = jax.tree.map(jnp.asarray, PARAMS)
+            state = case.make(SGD, 0.1, groups=count).init(params)
+            for i in range(4):
+                batch = (a[i].reshape(count, -1, *a.shape[2:]) for a in (x, y))
+                params, state = step(params, state, *map(place, batch), rho)
+            return params
 
-    close(run(one, 1), train(case.make(SGD, 0.1), steps=6)[0])
-    mesh = Mesh(np.array(jax.devices()[:8]), ("data",))
-    here = run(four, 4)
-    close(run(four, 4, NamedSharding(mesh, PartitionSpec(None, "data"))), here)
-    differ(here, run(one, 1), by=1e-6)
-    close(run(case.make(SGD, 0.0, groups=4), 4), train(SGD, steps=6)[0])
+        return run
+
+    one, four = runner(1), runner(4)
+    step, params = stepper(lambda rho: case.make(SGD, rho)), jax.tree.map(jnp.asarray, PARAMS)
+    state = case.make(SGD, 0.1).init(params)
+    for i in range(4):
+        params, state = step(params, state, i, 0.1)
+    close(one(0.1), params)
+    here = four(0.1)
+    differ(here, params, by=1e-6)
+    close(four(0.0), plain(4))
+    mesh = Mesh(np.array(jax.devices()[:8]).reshape(4, 2), ("groups", "examples"))
+    spread = NamedSharding(mesh, PartitionSpec("groups", "examples"))
+    close(four(0.1, lambda batch: jax.device_put(batch, spread)), here)
 
 
 def accumulation_in_the_base(name, case):
