@@ -5,6 +5,7 @@ A rule is a pair of pure functions, because several of the family keep a state b
 g is the gradient, w the parameters, ‖·‖ the Euclidean norm over all leaves that are perturbed.
 """
 
+import numbers
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -131,9 +132,9 @@ def bernoulli(beta: jax.typing.ArrayLike, key: jax.Array | int) -> Ascent:
 
     def perturb(grads, count, params, rho):
         keys = _keys(key, count, grads)
-        full = _to_length(rho, grads)
+        full = _to_length(rho / beta, grads)
         kept = jax.tree.map(
-            lambda k, e: jnp.where(jax.random.bernoulli(k, beta, e.shape), e / beta, 0), keys, full
+            lambda k, e: jnp.where(jax.random.bernoulli(k, beta, e.shape), e, 0), keys, full
         )
         return kept, count + 1
 
@@ -143,19 +144,20 @@ def bernoulli(beta: jax.typing.ArrayLike, key: jax.Array | int) -> Ascent:
 def friendly(sigma: jax.typing.ArrayLike = 1.0, lam: jax.typing.ArrayLike = 0.9) -> Ascent:
     """ε = ρ d/‖d‖, d = g − σm, then m ← λm + (1−λ)g: F-SAM (arXiv 2403.12350).
 
-    At the first step d = m = g, as in the authors' code. State: step count and m, float32 [params].
+    At the first step d = m = g, as in the authors' code. State: 1 after that (a float, so that a
+    step which loss scaling undoes stays undone), and m, float32 [params].
     """
 
     def perturb(grads, state, params, rho):
-        count, mean = state
-        first = count == 0
+        begun, mean = state
+        first = begun == 0
         direction = trees.select(
             first, trees.wide(grads), trees.mix(1, grads, -jnp.asarray(sigma), mean)
         )
         mean = trees.select(first, trees.wide(grads), trees.mix(lam, mean, 1 - lam, grads))
-        return _to_length(rho, direction), (count + 1, mean)
+        return _to_length(rho, direction), (jnp.ones_like(begun), mean)
 
-    return Ascent(lambda params: (_no_steps(params), _zeros(params)), perturb)
+    return Ascent(lambda params: (jnp.zeros((), jnp.float32), _zeros(params)), perturb)
 
 
 def smoothed(theta: jax.typing.ArrayLike = 0.4) -> Ascent:
@@ -185,8 +187,8 @@ def masked(ascent: Ascent, mask: Mask) -> Ascent:
 
     def init(params):
         flags = jax.tree.leaves(of(params))
-        known = all(isinstance(flag, (bool, np.bool)) for flag in flags)
-        if flags and known and not any(flags):
+        traced = any(isinstance(flag, jax.core.Tracer) for flag in flags)
+        if flags and not traced and not any(np.any(flag) for flag in flags):
             raise ValueError("mask selects no parameter: nothing would be perturbed")
         return ascent.init(params)
 
@@ -243,7 +245,7 @@ def _to_length(length: jax.typing.ArrayLike, tree: PyTree) -> PyTree:
 
 def _sizes(params: PyTree, eta: jax.typing.ArrayLike, weights: Callable) -> PyTree:
     return jax.tree.map(
-        lambda scaled, w: jnp.abs(w) + eta if scaled else jnp.ones_like(w),
+        lambda scaled, w: jnp.abs(w) + jnp.asarray(eta, w.dtype) if scaled else jnp.ones_like(w),
         trees.where(weights, params),
         trees.wide(params),
     )
@@ -263,7 +265,7 @@ def _wide_dtype(x: jax.Array):
 
 def _keys(key: jax.Array | int, count: jax.Array, tree: PyTree) -> PyTree:
     """One key a leaf for this step."""
-    typed = jax.random.key(key) if isinstance(key, int) else key
+    typed = jax.random.key(key) if isinstance(key, numbers.Integral) else key
     step = jax.random.fold_in(typed, count)
     leaves, structure = jax.tree.flatten(tree)
     return jax.tree.unflatten(structure, [jax.random.fold_in(step, i) for i in range(len(leaves))])

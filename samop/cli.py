@@ -106,12 +106,15 @@ def parse(argv: Sequence[str]) -> Request:
 
 
 def _fix(products: list[Axes], field: str, value: Any) -> list[Axes]:
-    """Products of axes with one field fixed.
+    """Products of axes with one swept field fixed, in each that sweeps it.
 
-    Of several products those remain that have the value anyway; where none has, all take it.
+    Of the optimisers' names only the products remain that have the wanted one; where none has, each
+    takes it.
     """
-    having = [axes for axes in products if field in axes and value in axes[field]]
-    return [{**axes, field: (value,)} for axes in having or products]
+    if field == "optimizer.name":
+        having = [axes for axes in products if value in axes.get(field, ())]
+        return [{**axes, field: (value,)} for axes in having or products]
+    return [{**axes, field: (value,)} if field in axes else axes for axes in products]
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -278,7 +278,8 @@ def between(
       better, also for a loss) with its 95 % t interval, the paired t test's `p`, and `p_holm`,
       adjusted over arms × widths of the condition. `*_grad_evals` are means over the runs: equal
       numbers are equal compute. `n_excluded` counts pairs without a number, `n_unpaired` seeds
-      that only one side has. No rows where the reference has no kind with default fields.
+      that only one side has. A field that all runs of the reference share is no matter of kinds,
+      also where it is not the default. No rows where no kind has the default in what differs.
 
     Raises:
       UserError: a reference that was not run, an unknown epoch or choice.

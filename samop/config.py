@@ -225,9 +225,9 @@ def width_label(config: Mapping[str, Any]) -> str:
 
 
 def optimizer_label(config: Mapping[str, Any]) -> str:
-    """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM", "ASAM"."""
+    """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM", "LookSAM"."""
     fields = config["optimizer"]
-    return (fields["base"] if fields["name"] == "base" else fields["name"]).upper()
+    return variants.LABELS.get(fields["name"], fields["base"].upper())
 
 
 def point_name(config: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from samop.precision import cast
 from samop.transforms import SamTransformation
 
 PyTree = Any
-MOVED = 0.5  # share of perturbed coordinates below which SAM counts as inactive
+SURVIVED = 0.5  # share of the perturbation below which SAM counts as inactive
 
 
 class Diagnosis(NamedTuple):
@@ -26,6 +26,8 @@ class Diagnosis(NamedTuple):
       first_order: g·ε, what a linear loss would rise by; ρ‖g‖ for the normalised rule.
       moved: of the coordinates with ε ≠ 0 the share whose value in the second pass differs from
         that in the first; 0 where there are none.
+      survived: share of ε that rounding leaves, δ·ε/‖ε‖² for the displacement δ between the two
+        passes: mostly of the large coordinates, so that it exceeds `moved`; 0 where ε is 0.
     """
 
     grad_norm: jax.Array
@@ -34,6 +36,7 @@ class Diagnosis(NamedTuple):
     loss_increase: jax.Array
     first_order: jax.Array
     moved: jax.Array
+    survived: jax.Array
 
 
 def cosine(a: PyTree, b: PyTree) -> jax.Array:
@@ -48,6 +51,7 @@ def diagnose(
     loss_fn: Callable[[PyTree], jax.Array],
     *,
     dtype: Any = None,
+    loss_scale: jax.typing.ArrayLike = 1.0,
 ) -> Diagnosis:
     """Measures the perturbation with which `tx` would take its next step. Costs 2 gradients.
 
@@ -57,6 +61,7 @@ def diagnose(
       loss_fn: `loss_fn(params)`, the loss of the step's batch (of one ascent group for m-SAM).
       dtype: dtype that loss_fn computes in, where it is not the parameters' own: coordinates
         count as moved if they differ after being rounded to it.
+      loss_scale: factor that loss_fn has, for the sake of float16; taken out here.
 
     Example:
       >>> import jax.numpy as jnp, optax, samop
@@ -70,15 +75,21 @@ def diagnose(
         raise TypeError("diagnose: tx should be a transform of samop, as samop.sam(...) returns")
     # Where to take g is known before g is: whatever has its structure will do here.
     start = trees.wide(tx.perturbation(params, state, params)[0])
-    value, g = jax.value_and_grad(loss_fn)(start)
+
+    def value_and_grad(w):
+        return trees.scale(1 / jnp.asarray(loss_scale), jax.value_and_grad(loss_fn)(w))
+
+    value, g = value_and_grad(start)
     _, epsilon = tx.perturbation(g, state, params)
     there = trees.add(start, epsilon)
-    perturbed, g_sam = jax.value_and_grad(loss_fn)(there)
+    perturbed, g_sam = value_and_grad(there)
     pairs = zip(*(jax.tree.leaves(t) for t in (epsilon, cast(there, dtype), cast(start, dtype))))
-    meant, moved = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+    meant, moved, along = (jnp.zeros((), jnp.float32) for _ in range(3))
     for e, new, old in pairs:
         meant += jnp.sum(e != 0)
         moved += jnp.sum((e != 0) & (new != old))
+        along += trees.dot(trees.subtract(new, old), e)
+    length = trees.dot(epsilon, epsilon)
     return Diagnosis(
         trees.norm(g),
         trees.norm(epsilon),
@@ -86,6 +97,7 @@ def diagnose(
         perturbed - value,
         trees.dot(g, epsilon),
         moved / jnp.maximum(meant, 1),
+        along / jnp.where(length > 0, length, 1),
     )
 
 
@@ -100,9 +112,11 @@ def inactive(diagnosis: Diagnosis, rho: float) -> str:
         return ""
     if diagnosis.epsilon_norm == 0:
         return f"ρ={rho:g} was asked for, but the perturbation is zero: a schedule has lost ρ"
-    if diagnosis.moved < MOVED:
+    if diagnosis.survived < SURVIVED:
+        left, moved = (100 * float(x) for x in (diagnosis.survived, diagnosis.moved))
         return (
-            f"at ρ={rho:g} only {100 * float(diagnosis.moved):.0f} % of the perturbed coordinates "
-            "change in the precision of the second pass: compute it in float32"
+            f"rounding leaves {left:.0f} % of a perturbation of ρ={rho:g} ({moved:.0f} % of its "
+            "coordinates): compute the second pass in float32, or ask whether the weights have "
+            "grown out of all proportion"
         )
     return ""

@@ -247,7 +247,7 @@ def train(
         values = {name: real(group, value) for name, value in jax.device_get(values).items()}
         if not ready.run.due(number):
             values = {k: v for k, v in values.items() if not k.startswith(DIAGNOSIS)}
-        elif not warned and number + 1 < ready.epochs:
+        elif not warned and (number + 1 < ready.epochs or ready.epochs == 1):
             warned = _warn_if_inactive(group, number + 1, values)
         log.add(metrics.rows_of((number + 1) * ready.run.steps_per_epoch, number + 1, values))
         report(1)

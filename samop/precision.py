@@ -1,8 +1,9 @@
 """Low precision: casts, and dynamic loss scaling that sees both of SAM's gradients.
 
-At ρ = .05 and 10⁷ parameters a coordinate moves by 1.6e-5, below bfloat16's spacing at .05. So a
-perturbation has to be made in float32, and the gradient there computed in float32, or SAM
-quietly turns into its base as networks grow; `samop.diagnose` measures it.
+At ρ = .05 and 10⁷ parameters a coordinate moves by 1.6e-5, below bfloat16's spacing at .05: made
+in bfloat16 the perturbation loses most of its coordinates, and at small ρ what SAM adds is lost
+with them (experiments/precision.py). So it is made in float32, and so is the gradient there;
+`samop.diagnose` measures what is left.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import optax
 from samop import trees
 
 PyTree = Any
+HIDING = (optax.ApplyIfFiniteState, optax.ZeroNansState, optax.MultiStepsState)
 DTYPES = {"float32": None, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
@@ -55,7 +57,9 @@ def loss_scaled(
     gradients and what `grad_fn` returns are divided by it here. Where a gradient of either pass
     is not finite, the step changes nothing but the scale, which is divided by `factor` (not
     below 1), and step counts, which go on; after `growth_interval` good steps it is multiplied.
-    flax's DynamicScale sees one gradient a step only.
+    An overflow of the second pass is seen in the updates, so nothing within may hide or keep it:
+    `optax.apply_if_finite`, `zero_nans` and `MultiSteps` are refused. flax's DynamicScale sees
+    one gradient a step only.
 
     Source: Micikevicius et al. 2018, arXiv 1710.03740, §3.2.
 
@@ -66,7 +70,7 @@ def loss_scaled(
       factor: by how much it changes, > 1.
 
     Raises:
-      ValueError: an argument out of range.
+      ValueError: an argument out of range; when a state is made, a base that hides overflows.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, samop
@@ -87,8 +91,13 @@ def loss_scaled(
     tx = optax.with_extra_args_support(tx)
 
     def init(params):
-        zero = jnp.zeros((), jnp.float32)
-        return LossScaledState(zero + initial, zero, zero, tx.init(trees.wide(params)))
+        inner = tx.init(trees.wide(params))
+        for x in jax.tree.leaves(inner, is_leaf=lambda x: isinstance(x, HIDING)):
+            if isinstance(x, HIDING):
+                raise ValueError(f"loss_scaled: {type(x).__name__} within would hide an overflow")
+        scale = jnp.full((), initial, jnp.float32)
+        good, skipped = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
+        return LossScaledState(scale, good, skipped, inner)
 
     def update(grads, state, params=None, *, grad_fn=None, **extra):
         def unscale(tree):
@@ -98,8 +107,9 @@ def loss_scaled(
 
         if grad_fn is not None:
             extra["grad_fn"] = lambda p: unscale(grad_fn(p))
-        updates, inner = tx.update(unscale(grads), state.inner, params, **extra)
-        good = _finite(updates)
+        grads = unscale(grads)
+        updates, inner = tx.update(grads, state.inner, params, **extra)
+        good = _finite(grads) & _finite(updates)
         updates = trees.select(good, updates, jax.tree.map(jnp.zeros_like, updates))
         inner = jax.tree.map(
             lambda new, old: new if _is_count(new) else jnp.where(good, new, old),

@@ -151,12 +151,14 @@ def measure(
     scaled = isinstance(state.opt_state, precision.LossScaledState)
     inner = state.opt_state.inner if scaled else state.opt_state
     data = {"batch": jax.tree.map(lambda x: x[: opt.m or None], batch), "key": key}
-    low, full = (
-        loss_function(workload, state.model_state, dtype) for dtype in (passes.second, None)
-    )
+    scale = state.opt_state.scale if scaled else 1.0
+    low = loss_function(workload, state.model_state, passes.second, scale)
+    full = loss_function(workload, state.model_state, None)
     assert opt.sharp is not None
     args = (opt.sharp, inner, state.params)
-    found = diagnostics.diagnose(*args, lambda p: low(p, data)[0], dtype=passes.second)._asdict()
+    found = diagnostics.diagnose(
+        *args, lambda p: low(p, data)[0], dtype=passes.second, loss_scale=scale
+    )._asdict()
     if passes.second is not None:
         start = trees.wide(opt.sharp.perturbation(state.params, inner, state.params)[0])
         g = jax.grad(lambda p: full(p, data)[0])(start)

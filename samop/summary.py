@@ -292,7 +292,7 @@ def _between(
     header = [f"at {width}", f"better than {reference} by", "p (Holm)", f"compute of {reference}"]
     label = wording.condition_label(condition, runs)
     title = (
-        f"{label + ': ' if label else ''}difference to plain {reference} in "
+        f"{label + ': ' if label else ''}difference to {reference} in "
         f"{wording.unit_label(metric)}, paired by seed, each with its own ρ*; p adjusted over all "
         f"{tests} differences here (variants × widths, see variants.csv)"
     )

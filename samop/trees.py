@@ -24,7 +24,7 @@ def norm(tree: PyTree) -> jax.Array:
 
 def scale(factor: jax.typing.ArrayLike, tree: PyTree) -> PyTree:
     """factor · x for each leaf x, in at least float32: a tiny multiple must not round away."""
-    return jax.tree.map(lambda x: factor * _wide(x), tree)
+    return jax.tree.map(lambda x: _times(factor, _wide(x)), tree)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
@@ -43,7 +43,7 @@ def subtract(a: PyTree, b: PyTree) -> PyTree:
 
 def mix(x: jax.typing.ArrayLike, a: PyTree, y: jax.typing.ArrayLike, b: PyTree) -> PyTree:
     """x·a + y·b leaf by leaf, in at least float32."""
-    return jax.tree.map(lambda p, q: x * _wide(p) + y * _wide(q), a, b)
+    return jax.tree.map(lambda p, q: _times(x, _wide(p)) + _times(y, _wide(q)), a, b)
 
 
 def wide(tree: PyTree) -> PyTree:
@@ -86,6 +86,11 @@ def where(predicate: Callable[[tuple[str, ...], jax.Array], bool], tree: PyTree)
 def size(tree: PyTree) -> int:
     """Number of scalars in all leaves."""
     return sum(int(x.size) for x in jax.tree.leaves(tree))
+
+
+def _times(factor: jax.typing.ArrayLike, x: jax.Array) -> jax.Array:
+    # In the dtype of x: under 64-bit JAX a scalar must not widen what it scales.
+    return jnp.asarray(factor).astype(x.dtype) * x
 
 
 def _wide(x: jax.typing.ArrayLike) -> jax.Array:

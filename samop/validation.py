@@ -114,6 +114,11 @@ def _perturbation(config) -> None:
     _number(config, "optimizer.start", 0, 1, open_end=True)
     _number(config, "optimizer.end", 0, 1)
     fields = variants.resolved(config["optimizer"])
+    if fields["ascent"] == "random" and fields["ascent_steps"] > 1:
+        raise UserError(
+            f"optimizer.ascent_steps={fields['ascent_steps']} of optimizer.ascent='random' would "
+            "add up to a shorter perturbation than ρ: use one"
+        )
     if not fields["start"] < fields["end"]:
         raise UserError(
             f"optimizer.start={fields['start']} and optimizer.end={fields['end']} leave SAM no "

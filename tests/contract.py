@@ -213,7 +213,7 @@ def donated_state(name, case):
     tx = case.make(SGD, 0.1)
     step = jax.jit(functools.partial(update, tx), donate_argnums=(0, 1))
     params = jax.tree.map(jnp.array, PARAMS)
-    state = jax.tree.map(jnp.array, tx.init(params))
+    state = tx.init(params)
     for i in range(8):
         params, state = step(params, state, i, jnp.asarray(X), jnp.asarray(Y))
     close(params, trained(name)[0])

@@ -34,6 +34,7 @@ def test_closed_form_on_a_quadratic():
         g @ epsilon + 0.5 * epsilon @ (np.array(H) * epsilon),
         0.3 * np.linalg.norm(g),
         1.0,
+        1.0,
     )
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert diagnostics.inactive(found, 0.3) == ""
@@ -59,9 +60,30 @@ def test_coordinates_that_round_away_do_not_count_as_moved():
     tx = samop.sam(optax.sgd(0.1), rho=1e-3)  # 3e-5 a coordinate
     loss = lambda w: jnp.sum(w.astype(jnp.bfloat16)).astype(jnp.float32)  # noqa: E731
     found = samop.diagnose(tx, tx.init(w), w, loss, dtype=jnp.bfloat16)
-    assert found.moved == 0
-    assert "only 0 % of the perturbed coordinates" in diagnostics.inactive(found, 1e-3)
-    assert samop.diagnose(tx, tx.init(w), w, jnp.sum).moved == 1
+    assert (found.moved, found.survived) == (0, 0)
+    assert "rounding leaves 0 % of a perturbation" in diagnostics.inactive(found, 1e-3)
+    whole = samop.diagnose(tx, tx.init(w), w, jnp.sum)
+    assert whole.moved == 1
+    np.testing.assert_allclose(whole.survived, 1, rtol=1e-3)
+
+
+def test_large_coordinates_that_move_keep_sam_active():
+    """A tenth of the coordinates, the large ones, holds most of the perturbation."""
+    slope = jnp.where(jnp.arange(1000) < 100, 1.0, 1e-3)
+    w = jnp.full(1000, 0.05)
+    tx = samop.sam(optax.sgd(0.1), rho=0.05)
+    loss = lambda w: w.astype(jnp.bfloat16).astype(jnp.float32) @ slope  # noqa: E731
+    found = samop.diagnose(tx, tx.init(w), w, loss, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(found.moved, 0.1)
+    assert found.survived > 0.9
+    assert diagnostics.inactive(found, 0.05) == ""
+
+
+def test_a_loss_scale_is_taken_out():
+    tx = samop.sam(optax.sgd(0.1), rho=0.3)
+    plain = samop.diagnose(tx, tx.init(W), W, quadratic)
+    scaled = samop.diagnose(tx, tx.init(W), W, lambda w: 1024 * quadratic(w), loss_scale=1024.0)
+    np.testing.assert_allclose(scaled, plain, rtol=1e-6)
 
 
 def test_a_lost_radius_is_named_and_a_zero_gradient_is_not():
@@ -79,9 +101,9 @@ def test_a_plain_optimiser_cannot_be_diagnosed():
         samop.diagnose(optax.sgd(0.1), (), W, quadratic)
 
 
-def trained(tmp_path, caplog, **fields):
+def trained(tmp_path, caplog, rho=0.1, **fields):
     config = point(train__epochs=5, train__diagnostics_every=2, **fields)
-    rows = grid(config, [{"optimizer__rho": r} for r in (0.0, 0.1)], (0,))
+    rows = grid(config, [{"optimizer__rho": r} for r in (0.0, rho)], (0,))
     ready = prepared(rows)
     for name in ready.group.names:
         (tmp_path / "points" / name).mkdir(parents=True)
@@ -123,7 +145,6 @@ def test_a_radius_lost_in_a_schedule_is_said_once(tmp_path, caplog):
 
 def test_a_perturbation_that_rounds_away_is_said_once(tmp_path, caplog):
     low = {"precision__compute": "bfloat16", "precision__second_pass": "compute"}
-    config = {"model__hidden": (256, 256), "optimizer__ascent": "unnormalized"}
-    trained(tmp_path, caplog, **low, **config)
+    trained(tmp_path, caplog, 1e-5, **low)
     (message,) = said(caplog)
-    assert "compute it in float32" in message
+    assert "compute the second pass in float32" in message

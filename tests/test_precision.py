@@ -63,8 +63,24 @@ def test_an_overflow_in_either_pass_skips_the_step_and_halves_the_scale(bad_pass
     assert not np.any(ascent)
     assert not np.any(momentum)
     assert new.inner.count == 1  # schedules go on
-    updates, new = tx.update(good(w), state, w, grad_fn=good)
+    half = lambda p: good(p) / 2  # noqa: E731  at the new scale
+    updates, after = tx.update(half(w), new, w, grad_fn=half)
     assert np.all(updates != 0)
+    # F-SAM's first good step is its first: m = g.
+    np.testing.assert_allclose(after.inner.ascent[1], jax.grad(quartic)(w), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        optax.apply_if_finite(optax.sgd(0.1), 5),
+        optax.chain(optax.zero_nans(), optax.sgd(0.1)),
+        optax.MultiSteps(optax.sgd(0.1), 2),
+    ],
+)
+def test_a_base_that_hides_overflows_is_refused(base):
+    with pytest.raises(ValueError, match="would hide an overflow"):
+        samop.loss_scaled(samop.sam(base)).init(jnp.ones(2))
 
 
 def test_float16_underflows_without_a_scale_and_learns_with_one():

@@ -454,7 +454,7 @@ def test_side_by_side(tmp_path):
         "every gain is over the same SGD runs; * its 95 % interval, unadjusted, excludes 0: at "
         "16-16 of SAM, ASAM, not of LookSAM"
     )
-    assert "difference to plain SAM in points" in words(blocks[start + 3])
+    assert "difference to SAM in points" in words(blocks[start + 3])
     assert "over all 6 differences" in words(blocks[start + 3])
     between = results.between(table)
     between = between[(between["label_noise"] == 0) & (between["width"] == "16-16")]

@@ -83,7 +83,12 @@ def rho_from_rate(
       rate_max, rate_min: range of the rate; rate_max > rate_min.
 
     Source: arXiv 2203.08065, §4.2.
+
+    Raises:
+      ValueError: a range of rates that is empty.
     """
+    if rate_max <= rate_min:
+        raise ValueError(f"rho_from_rate: rate_max={rate_max} should exceed rate_min={rate_min}")
     return lambda count: (
         rho_end + (rho - rho_end) * (rate(count) - rate_min) / (rate_max - rate_min)
     )
@@ -104,7 +109,8 @@ def wsam(
     """Weighted SAM: sharpness g_ε − g weighs a = γ/(1−γ) beside the loss.
 
     Coupled: base((1−a)g + a g_ε). Decoupled, as the paper proposes: base(g), and the weights move
-    by −learning_rate · a (g_ε − g) besides, outside of the base's momentum.
+    by −learning_rate · a (g_ε − g) besides, outside of the base's momentum, and at every step:
+    with `optax.MultiSteps` as base take the coupled form.
     Source: Yue et al. 2023, arXiv 2305.15817. Cost: 2 gradient evaluations a step.
 
     Args:
@@ -123,7 +129,7 @@ def wsam(
       [ 0.506 -0.447]
     """
     check_number("gamma", gamma, "a number in [0, 1)", high=1 - 1e-9)
-    if learning_rate is not None:
+    if learning_rate is not None and not callable(learning_rate):
         check_number("learning_rate", learning_rate, "a finite number ≥ 0")
     weight = gamma / (1 - gamma)
 

@@ -39,8 +39,8 @@ class SamTransformation(optax.GradientTransformationExtraArgs):
     Attributes:
       perturbation: `perturbation(grads, state, params) -> (w, epsilon)`: the weights that are
         looked for and the displacement at which an update takes its gradient, also where this
-        step is outside its window; of m-SAM that of one group, with gradients of one group. For
-        all but `msam`, w is params.
+        step is outside its window; of m-SAM that of one group, with gradients of one group, and
+        of several ascent steps the first. For all but `msam`, w is params.
     """
 
     perturbation: Callable[[PyTree, PyTree, PyTree], tuple[PyTree, PyTree]]
@@ -95,19 +95,15 @@ def two_gradients(
         add, mean = jax.vmap(trees.add, in_axes=(None, 0)), _mean
 
     def init(params):
-        zero = jnp.zeros((), jnp.int32)
-        return SamState(zero, zero, ascent.init(params), rule.init(params), base.init(params))
-
-    def radius(count):
-        return rho(count) if callable(rho) else rho
+        return SamState(*counters(), ascent.init(params), rule.init(params), base.init(params))
 
     def perturbation(grads, state, params):
-        size = radius(state.count) / ascent_steps
+        size = radius(rho, state.count) / ascent_steps
         return params, ascent.perturb(grads, state.ascent, params, size)[0]
 
     def update(grads, state, params=None, *, grad_fn=None, **extra):
         check_update(name, grads, params, grad_fn, groups)
-        size = radius(state.count)
+        size = radius(rho, state.count)
         # Concrete, the case distinction is made here and costs nothing.
         off = size == 0
 
@@ -145,7 +141,9 @@ def two_gradients(
             due = rule.ascends(state.count)
             step = lambda grads: jax.lax.cond(due, sharp, between, grads)  # noqa: E731
         if active is not None:
-            step = _gated(active(state.count), step, lambda g: without(mean(trees.wide(g))))
+            inside, within = step, active(state.count)
+            outside = lambda grads: without(mean(trees.wide(grads)))  # noqa: E731
+            step = lambda grads: jax.lax.cond(within, inside, outside, grads)  # noqa: E731
         gradient, correction, inner, memory, spent = step(grads)
         updates, base_state = base.update(gradient, state.base, params, **extra)
         if rule.correction is not None:
@@ -156,15 +154,21 @@ def two_gradients(
     return with_perturbation(init, update, perturbation)
 
 
+def counters() -> tuple[jax.Array, jax.Array]:
+    """Zeros for `count` and `grad_evals`; two arrays, since a buffer cannot be donated twice."""
+    return jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32)
+
+
+def radius(rho: Rho, count: jax.Array) -> jax.typing.ArrayLike:
+    """ρ at a step."""
+    return rho(count) if callable(rho) else rho
+
+
 def with_perturbation(init: Callable, update: Callable, perturbation: Callable):
     """A SamTransformation from its three functions."""
     tx = SamTransformation(init, update)
     tx.perturbation = perturbation
     return tx
-
-
-def _gated(condition, yes: Callable, no: Callable) -> Callable:
-    return lambda grads: jax.lax.cond(condition, yes, no, grads)
 
 
 def _unless(off: Any, value: PyTree, otherwise: PyTree) -> PyTree:
@@ -182,13 +186,16 @@ def _mean(tree: PyTree) -> PyTree:
 
 def check_rho(rho: Rho) -> None:
     """Refuses a concrete ρ that is negative or not finite; traced values and schedules pass."""
-    check_number("rho", rho, "the radius is a finite number ≥ 0")
+    if not callable(rho):
+        check_number("rho", rho, "the radius is a finite number ≥ 0")
 
 
 def check_number(name: str, value: Any, what: str, low: float = 0.0, high: float = math.inf):
-    """Refuses a concrete value outside [low, high]; traced values and schedules pass."""
-    if callable(value) or isinstance(value, jax.core.Tracer):
+    """Refuses a concrete value outside [low, high]; traced values pass."""
+    if isinstance(value, jax.core.Tracer):
         return
+    if callable(value):
+        raise ValueError(f"{name} is not allowed to be a schedule: {what}")
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{name}={value} is not allowed: {what}")
 
@@ -196,7 +203,10 @@ def check_number(name: str, value: Any, what: str, low: float = 0.0, high: float
 def check_count(name: str, value: Any) -> None:
     """Refuses what is no whole number ≥ 1: shapes and loops depend on it, so it is never traced."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name}={value!r} is not allowed: it is a whole number ≥ 1")
+        hint = ""
+        if isinstance(value, jax.Array):
+            hint = "; in optax.inject_hyperparams list it among static_args"
+        raise ValueError(f"{name}={value!r} is not allowed: it is a whole number ≥ 1{hint}")
 
 
 def check_update(

@@ -14,6 +14,8 @@ from samop.transforms.core import (
     SamTransformation,
     check_count,
     check_rho,
+    counters,
+    radius,
     with_perturbation,
 )
 
@@ -46,7 +48,8 @@ def sam_gradient(
     Groups are computed one after another, so that memory is that of m examples: gradient
     accumulation falls out of it. The result is a finished gradient for any optax optimiser. With
     m equal to the batch it is SAM. `samop.sam(groups=batch // m)` is the same with all groups at
-    once.
+    once. Inside `shard_map` make replicated parameters varying first (`jax.lax.pcast`): JAX sums
+    gradients of replicated ones over the devices, before the ascent.
 
     Source: m-sharpness, arXiv 2010.01412 §4.1, and arXiv 2206.06232. Cost: 2 gradient evaluations
     of the whole batch.
@@ -97,6 +100,8 @@ def sam_gradient(
             value, g = value_and_grad(start, group, *args)
             epsilon, _ = ascent.perturb(g, (), params, rho)
             g_sam = perturbed_grad(trees.add(start, epsilon), group, *args)
+            # Of a truth value the mean is a share.
+            value = jax.tree.map(lambda x: jnp.where(x, 1.0, 0.0) if _is_bool(x) else x, value)
             return g_sam[0] if has_aux else g_sam, Clean(value, g)
 
         first, rest = jax.tree.map(lambda x: x[0], groups), jax.tree.map(lambda x: x[1:], groups)
@@ -124,8 +129,7 @@ def finished(
     base = optax.with_extra_args_support(base)
 
     def init(params):
-        zero = jnp.zeros((), jnp.int32)
-        return SamState(zero, zero, ascent.init(params), (), base.init(params))
+        return SamState(*counters(), ascent.init(params), (), base.init(params))
 
     def update(grads, state, params=None, **extra):
         updates, base_state = base.update(grads, state.base, params, **extra)
@@ -133,17 +137,23 @@ def finished(
         return updates, SamState(count, spent, state.ascent, (), base_state)
 
     def perturbation(grads, state, params):
-        size = rho(state.count) if callable(rho) else rho
+        size = radius(rho, state.count)
         return params, ascent.perturb(grads, state.ascent, params, size)[0]
 
     return with_perturbation(init, update, perturbation)
 
 
+def _is_bool(x: jax.typing.ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(x), jnp.bool)
+
+
 def _divide(batch: PyTree, m: int) -> PyTree:
-    sizes = {len(x) for x in jax.tree.leaves(batch)}
-    if len(sizes) != 1:
-        raise ValueError(f"sam_gradient: the batch's arrays differ in length: {sorted(sizes)}")
-    (size,) = sizes
-    if size % m:
+    shapes = [jnp.shape(x) for x in jax.tree.leaves(batch)]
+    if not all(shapes) or len({shape[0] for shape in shapes}) != 1:
+        raise ValueError(
+            f"sam_gradient: all arrays of a batch should have its length first: shapes {shapes}"
+        )
+    size = shapes[0][0]
+    if size % m or not size:
         raise ValueError(f"m={m} does not divide the batch of {size} examples")
     return jax.tree.map(lambda x: x.reshape(size // m, m, *x.shape[1:]), batch)

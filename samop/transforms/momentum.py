@@ -13,6 +13,8 @@ from samop.transforms.core import (
     SamTransformation,
     check_rho,
     check_structure,
+    counters,
+    radius,
     with_perturbation,
 )
 
@@ -87,7 +89,7 @@ def msam(
 
     def init(params):
         for x in jax.tree.leaves(params):
-            if jnp.finfo(x.dtype).bits < 32:
+            if not jnp.issubdtype(x.dtype, jnp.floating) or jnp.finfo(x.dtype).bits < 32:
                 raise ValueError(
                     f"msam: parameters of {x.dtype} cannot hold their perturbation: use float32"
                 )
@@ -95,7 +97,8 @@ def msam(
             ascents.masked(ascents.normalized(), mask).init(params)
         base_state = base.init(params)
         none = scales(momentum(base_state, params), params, 0.0)
-        return MsamState(*(jnp.zeros((), jnp.int32),) * 2, none, base_state)
+        # A copy each: a buffer that all leaves share could not be donated.
+        return MsamState(*counters(), jax.tree.map(jnp.copy, none), base_state)
 
     def update(grads, state, params=None, *, grad_fn=None, **extra):
         del grad_fn
@@ -104,8 +107,7 @@ def msam(
         check_structure("msam", grads, params)
         updates, base_state = base.update(grads, state.base, params, **extra)
         old, new = momentum(state.base, params), momentum(base_state, params)
-        size = rho(state.count) if callable(rho) else rho
-        scale = trees.like(scales(new, params, size), state.scale)
+        scale = trees.like(scales(new, params, radius(rho, state.count)), state.scale)
         moved = jax.tree.map(
             lambda u, s, v, s_old, v_old: (u + (s * v - s_old * v_old)).astype(u.dtype),
             updates,
@@ -152,7 +154,10 @@ def momentum(base_state: PyTree, params: PyTree) -> PyTree:
             if own == structure:
                 found.append(leaves)
     if not found:
-        raise ValueError("msam: the base keeps no momentum: use e.g. optax.sgd(rate, momentum=0.9)")
+        raise ValueError(
+            "msam: the base keeps no momentum of the parameters' structure: use e.g. "
+            "optax.sgd(rate, momentum=0.9), and name masks and labels in it leaf by leaf"
+        )
     merged = []
     for candidates in zip(*found):
         real = [leaf for leaf in candidates if not _is_masked(leaf)]
