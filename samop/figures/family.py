@@ -212,7 +212,7 @@ def _limits_of_all(gains: pd.DataFrame, by: list[str]) -> list[tuple[float, floa
     """Limits of the gain axis of each condition; shared unless that hides what one shows."""
     found = [_limits(rows) for _, rows in gains.groupby(by, dropna=False, sort=False)]
     spans = [high - low for low, high in found]
-    if max(spans) <= 4 * min(spans):
+    if max(spans) <= 2 * min(spans):
         shared = min(low for low, _ in found), max(high for _, high in found)
         return [shared] * len(found)
     return found
