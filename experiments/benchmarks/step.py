@@ -52,6 +52,7 @@ PERIOD = 5  # LookSAM's k; and one step in five is in the window
 GROUPS = 4  # of m-SAM: m is a quarter of the batch
 COUNTED = 10  # steps over which gradient evaluations are counted
 SCAN, VMAP = "m-SAM by scan", "m-SAM by vmap"
+UNROLLED = "m-SAM by scan, unrolled"
 FEW = ("sam", "looksam", "msam", SCAN)  # what is timed on the ResNet by default
 
 
@@ -94,6 +95,7 @@ def rows(steps: int) -> dict[str, Row]:
             lambda base: samop.sam(base, active=window), {"name": "sam", "end": 0.2}, True
         ),
         SCAN: Row(lambda base: base, {"name": "sam", "m": 1}),
+        UNROLLED: Row(lambda base: base, {"name": "sam", "m": 1}),
         VMAP: Row(lambda base: samop.sam(base, groups=GROUPS), {"name": "sam", "m": 1}),
     }
 
@@ -135,9 +137,14 @@ def gradients(loss: Callable[..., Any], row: str | None, batch: PyTree, stats: P
     grad = jax.grad(loss, has_aux=True)
 
     def both(params):
-        if row == SCAN:
-            m = len(batch["y"]) // GROUPS
-            made = samop.sam_gradient(loss, rho=RHO, m=m, has_aux=True)(params, batch, stats)
+        if row in (SCAN, UNROLLED):
+            made = samop.sam_gradient(
+                loss,
+                rho=RHO,
+                m=len(batch["y"]) // GROUPS,
+                has_aux=True,
+                unroll=row == UNROLLED,
+            )(params, batch, stats)
             return made[0], made[1].value[1], None
         if row == VMAP:
             groups = jax.tree.map(lambda a: a.reshape(GROUPS, -1, *a.shape[1:]), batch)
@@ -203,7 +210,7 @@ def time_steps(net: Network, names: Sequence[str], turns: int) -> dict[str, Any]
     table, found = rows(steps), dict[str, Any]()
     for name in names:
         sides = {"base": side(net, None, None)}
-        for one in ("sam", name) if name in (SCAN, VMAP) else (name,):
+        for one in ("sam", name) if name in (SCAN, UNROLLED, VMAP) else (name,):
             sides[one] = side(net, one, table[one])
         calls = {
             (one, count): functools.partial(train, count)
@@ -340,6 +347,8 @@ def count_work(params: PyTree) -> dict[str, Any]:
     print("|---|---|---|---|---|---|---|")
     found: dict[str, Any] = {}
     for name, row in rows(COUNTED).items():
+        if name == UNROLLED:
+            continue  # the same work as by a loop
         cost, evals = own_work(name, row, params), evaluations(name, row)
         state = f"{evals['state']:.1f}" if "state" in evals else "–"
         for kind, (flops, size) in cost.items():

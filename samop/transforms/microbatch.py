@@ -42,6 +42,7 @@ def sam_gradient(
     m: int,
     has_aux: bool = False,
     perturbed_loss_fn: Callable[..., Any] | None = None,
+    unroll: bool = False,
 ) -> Callable[..., tuple[PyTree, Clean]]:
     """m-SAM: mean over groups G_j of m examples of ∇L_{G_j}(w + ε_j), ε_j from ∇L_{G_j}(w).
 
@@ -61,6 +62,8 @@ def sam_gradient(
       m: examples per group; divides the batch.
       has_aux: loss_fn returns (loss, aux).
       perturbed_loss_fn: another form of the loss for the second pass, e.g. in higher precision.
+      unroll: compile the groups one by one instead of as a loop: for networks so small that the
+        loop itself weighs. XLA may then hold the activations of all groups at once.
 
     Returns:
       `gradient(params, batch, *args) -> (grads, Clean)`. `batch` is a pytree of arrays [B, ...],
@@ -111,6 +114,7 @@ def sam_gradient(
             lambda total, group: (jax.tree.map(jnp.add, total, both(group)), None),
             both(first),
             rest,
+            unroll=unroll,
         )
         return jax.tree.map(lambda x: x / count, total)
 
