@@ -46,6 +46,7 @@ def test_equals_the_mean_over_groups_by_hand(m, x64):
     assert_close(g, by_hand(m))
     assert_close(clean.value, loss(W, BATCH))
     assert_close(clean.grads, jax.grad(loss)(W, BATCH))
+    assert_close(samop.sam_gradient(loss, rho=0.3, m=m, unroll=True)(W, BATCH)[0], g)
 
 
 def test_m_of_the_whole_batch_is_sam(x64):
