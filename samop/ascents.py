@@ -194,7 +194,9 @@ def masked(ascent: Ascent, mask: Mask) -> Ascent:
 
     def perturb(grads, state, params, rho):
         keep = of(params)
-        epsilon, state = ascent.perturb(trees.masked(grads, keep), state, params, rho)
+        # The parameters too: a rule that adds to the gradient, as decay does, adds nothing outside.
+        inside = trees.masked(params, keep)
+        epsilon, state = ascent.perturb(trees.masked(grads, keep), state, inside, rho)
         return trees.masked(epsilon, keep), state
 
     return Ascent(init, perturb)

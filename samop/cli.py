@@ -93,7 +93,9 @@ def parse(argv: Sequence[str]) -> Request:
         if field in overridden:
             value = configs.get(resolved, field)
             products = _fix(products, field, value)
-            notes.append(f"--config.{field} fixes a swept field: only {value!r} is run")
+            kept = any("base" in axes.get(field, ()) for axes in products) and value != "base"
+            beside = " beside the base" if field == "optimizer.name" and kept else ""
+            notes.append(f"--config.{field} fixes a swept field: only {value!r} is run{beside}")
     return Request(
         resolved,
         products,
@@ -108,12 +110,20 @@ def parse(argv: Sequence[str]) -> Request:
 def _fix(products: list[Axes], field: str, value: Any) -> list[Axes]:
     """Products of axes with one swept field fixed, in each that sweeps it.
 
-    Of the optimisers' names only the products remain that have the wanted one; where none has, each
-    takes it.
+    Of optimisers' names the base stays beside the wanted one, which would have nothing to be
+    compared with; products without either go, unless none has the wanted name: then all take it.
     """
     if field == "optimizer.name":
-        having = [axes for axes in products if value in axes.get(field, ())]
-        return [{**axes, field: (value,)} for axes in having or products]
+        known = any(value in axes.get(field, ()) for axes in products)
+        fixed: list[Axes] = []
+        for axes in products:
+            names = axes.get(field, ())
+            kept = tuple(dict.fromkeys(n for n in names if n in ("base", value)))
+            if not known and set(names) != {"base"}:
+                kept = (*kept, value)
+            if kept:
+                fixed.append({**axes, field: kept})
+        return fixed
     return [{**axes, field: (value,)} if field in axes else axes for axes in products]
 
 

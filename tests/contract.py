@@ -355,6 +355,8 @@ def masks(name, case):
         if name not in ("asam", "esam"):  # whose length is another
             size = 0.1 / case.fields.get("ascent_steps", 1)
             np.testing.assert_allclose(trees.norm(epsilon), size, rtol=1e-4)
+            inside = trees.masked(epsilon, flags)
+            np.testing.assert_allclose(trees.norm(inside), size, rtol=1e-4)
     keep = jax.tree.map(lambda x: np.abs(x) > 0.5, PARAMS)
     tx, sparse = case.make(SGD, 0.1, mask=keep), trees.masked(PARAMS, keep)
     state = tx.init(sparse)
@@ -570,6 +572,10 @@ def bad_input(name, case):
         _raises("needs grad_fn", tx.update, g, state, params)
         turned = jax.tree.map(lambda x: x.T[None], g)
         _raises("should have theirs", tx.update, turned, state, params, grad_fn=fn)
+        if name not in ("sam, in a window",):  # which asks for none at step 0
+            made = "what grad_fn returns"
+            _raises(made, tx.update, g, state, params, grad_fn=lambda p: turned)
+            _raises(made, tx.update, g, state, params, grad_fn=lambda p: (0.0, g))
         grouped = case.make(SGD, 0.1, groups=4)
         _raises("leading axis of groups=4", grouped.update, g, state, params, grad_fn=fn)
         _raises("whole number ≥ 1", functools.partial(case.make, SGD, 0.1, groups=0))

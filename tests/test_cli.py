@@ -212,3 +212,25 @@ def test_a_record_repeats_exactly_its_run():
     point["seed"] = 12
     again = configs.from_json(json.loads(json.dumps(configs.to_json(point))))
     assert configs.point_name(again) == configs.point_name(point)
+
+
+def test_overrides_of_a_sweep_of_several_products():
+    variants = f"--config={ROOT}/configs/digits_variants.py:smoke"
+    request = cli.parse([variants, "--config.optimizer.rho=0.3"])
+    points = sweep.expand(request.config, request.axes)
+    names = {p["optimizer"]["name"] for p in points}
+    assert names == {"base", "sam", "asam", "gsam", "looksam", "msam"}
+    assert {p["optimizer"]["rho"] for p in points} == {0.0, 0.3}
+    request = cli.parse([variants, "--config.optimizer.name=looksam"])
+    points = sweep.expand(request.config, request.axes)
+    assert {p["optimizer"]["name"] for p in points} == {"base", "looksam"}
+    assert "beside the base" in request.notes[0]
+    request = cli.parse([variants, "--config.optimizer.name=gnp"])
+    assert {p["optimizer"]["name"] for p in sweep.expand(request.config, request.axes)} == {
+        "base",
+        "gnp",
+    }
+    request = cli.parse([f"--config={DIGITS}:smoke", "--config.optimizer.name=asam"])
+    assert request.axes[0]["optimizer.name"] == ("base", "asam")
+    request = cli.parse([f"--config={DIGITS}:smoke", "--config.optimizer.name=base"])
+    assert request.axes[0]["optimizer.name"] == ("base",)

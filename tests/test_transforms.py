@@ -287,3 +287,61 @@ def test_weights_without_their_perturbation_of_stacked_runs():
 
     w, state, wanted = jax.vmap(end)(radii)
     assert_trees_close(samop.eval_params(state, w), wanted, rtol=1e-6)
+
+
+def test_a_mask_holds_for_rules_that_perturb_elsewhere_too():
+    everywhere = ascents.stateless(lambda g, w, rho: jax.tree.map(lambda x: rho + 0 * x, g))
+    mask = {"a": False, "b": True}
+    epsilon, _ = ascents.masked(everywhere, mask).perturb(GRAD(START), (), START, 0.1)
+    assert_trees_close(epsilon, {"a": np.zeros(2), "b": np.full((1, 1), 0.1)}, rtol=1e-6)
+    decayed = ascents.masked(ascents.with_decay(ascents.normalized(), 2.0), mask)
+    epsilon, _ = decayed.perturb(GRAD(START), (), START, 0.1)
+    np.testing.assert_allclose(trees.norm(epsilon), 0.1, rtol=1e-6)
+    np.testing.assert_array_equal(epsilon["a"], 0)
+
+
+def test_norm_layers_are_found_by_what_lies_beside_a_scale():
+    one = jnp.ones(1)
+    params = {
+        "Dense_0": {"kernel": one, "bias": one},
+        "block": {"BatchNorm_0": {"scale": one, "bias": one}, "Conv_0": {"kernel": one}},
+        "LayerNorm_0": {"scale": one},
+    }
+    assert ascents.norm_layers(params) == {
+        "Dense_0": {"kernel": False, "bias": False},
+        "block": {"BatchNorm_0": {"scale": True, "bias": True}, "Conv_0": {"kernel": False}},
+        "LayerNorm_0": {"scale": True},
+    }
+    assert ascents.norm_layers({"scale": one, "bias": one}) == {"scale": True, "bias": True}
+    assert ascents.no_biases({"kernel": one, "bias": one}) == {"kernel": True, "bias": False}
+
+
+def test_norms_of_low_precision_are_added_up_in_float32():
+    # 4,096 ones: bfloat16 stops counting at 256, and float16's squares overflow.
+    assert trees.norm(jnp.ones(4096, jnp.bfloat16)) == 64
+    assert trees.norm(jnp.full(4, 300.0, jnp.float16)) == 600
+
+
+@pytest.mark.parametrize("rule", [ascents.friendly(1.0, 0.9), ascents.smoothed(0.4)])
+def test_groups_share_the_mean_of_a_rules_state(rule, x64):
+    """m and d are of the whole batch's gradient, whichever group a gradient came from."""
+    grads = [np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[0.5, 0.0], [0.1, 4.0]])]
+    tx = samop.sam(optax.sgd(0.0), 0.1, ascent=rule, groups=2)
+    w = jnp.zeros(2, float)
+    state = tx.init(w)
+    kept = np.zeros(2)
+    for step, g in enumerate(grads):
+        _, state = tx.update(jnp.asarray(g), state, w, grad_fn=lambda p: p)
+        mean = g.mean(0)
+        if isinstance(state.ascent, tuple):
+            kept = mean if step == 0 else 0.9 * kept + 0.1 * mean
+        else:
+            kept = 0.6 * kept + 0.4 * mean
+    found = state.ascent[1] if isinstance(state.ascent, tuple) else state.ascent
+    np.testing.assert_allclose(found, kept, atol=1e-12)
+
+
+@pytest.mark.parametrize("bounds", [(0.2, 0.6), (-1, 3), (3, 3)])
+def test_a_window_is_of_whole_updates(bounds):
+    with pytest.raises(ValueError, match="whole numbers of updates"):
+        samop.window(*bounds)

@@ -196,6 +196,8 @@ def _panels(
     names = [wording.condition_label(key, runs) for key in keys]
     grid = comparison.rho_grid(runs)
     chosen = f"ρ = {grid[0]:g}" if len(grid) == 1 else "ρ chosen on validation for each variant"
+    if len(grid) > 1 and set(gains["selection"]) <= {"only one rho", ""}:
+        chosen = "one ρ for each variant, nothing was chosen"
     chosen += " and width, for each seed by the other seeds" if all_left_out(gains) else ""
     chosen += " · each panel has its own scale" if own and len(keys) > 1 else ""
     compute = wording.compute_label(gains, runs)

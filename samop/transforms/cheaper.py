@@ -1,5 +1,6 @@
 """Transforms that take fewer second gradients: LookSAM, and windows of training."""
 
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -44,8 +45,11 @@ def window(start: int, end: int | None = None) -> Callable[[jax.Array], jax.Arra
       >>> print(state.grad_evals)
       13
     """
-    if start < 0 or (end is not None and end <= start):
-        raise ValueError(f"window({start}, {end}) is not allowed: 0 ≤ start < end")
+    whole = all(isinstance(step, numbers.Integral) for step in (start, end) if step is not None)
+    if not whole or start < 0 or (end is not None and end <= start):
+        raise ValueError(
+            f"window({start}, {end}) is not allowed: whole numbers of updates, 0 ≤ start < end"
+        )
 
     def active(count):
         return count >= start if end is None else (count >= start) & (count < end)

@@ -107,14 +107,19 @@ def two_gradients(
         # Concrete, the case distinction is made here and costs nothing.
         off = size == 0
 
+        def second(perturbed):
+            made = grad_fn(perturbed)
+            check_gradients(name, "what grad_fn returns", made, params, groups)
+            return made
+
         def sharp(grads):
             epsilon, inner = perturb(grads, state.ascent, params, size / ascent_steps)
             inner = mean(inner)
-            g_sam = grad_fn(add(params, epsilon))
+            g_sam = second(add(params, epsilon))
             for _ in range(ascent_steps - 1):
                 more, inner = perturb(g_sam, inner, params, size / ascent_steps)
                 epsilon, inner = trees.add(epsilon, more), mean(inner)
-                g_sam = grad_fn(add(params, epsilon))
+                g_sam = second(add(params, epsilon))
             g, g_sam = mean(trees.wide(grads)), mean(trees.wide(g_sam))
             gradient, memory = rule.combine(g, g_sam, state.memory)
             # The combinations of equal gradients are equal up to rounding only.
@@ -220,22 +225,24 @@ def check_update(
             f"{name}: update needs grad_fn=, a function params -> grads on the same batch; "
             "inside optax.chain pass it to the chain's update"
         )
-    check_structure(name, grads, params)
-    for g, w in zip(jax.tree.leaves(grads), jax.tree.leaves(params)):
-        wanted = (groups, *w.shape) if groups else w.shape
-        if g.shape != wanted:
-            axis = f" with a leading axis of groups={groups}" if groups else ""
-            raise ValueError(
-                f"{name}: a gradient of shape {g.shape} belongs to parameters of shape "
-                f"{w.shape}: it should have theirs{axis}"
-            )
+    check_gradients(name, "gradients", grads, params, groups)
 
 
-def check_structure(name: str, grads: PyTree, params: PyTree) -> None:
-    """Refuses gradients of another structure than the parameters."""
+def check_gradients(
+    name: str, what: str, grads: PyTree, params: PyTree, groups: int | None = None
+) -> None:
+    """Refuses gradients of another structure or other shapes than the parameters."""
     of_grads: Any = jax.tree.structure(grads)
     of_params: Any = jax.tree.structure(params)
     if of_grads != of_params:
         raise ValueError(
-            f"{name}: gradients and parameters differ in structure: {of_grads} against {of_params}"
+            f"{name}: {what} and parameters differ in structure: {of_grads} against {of_params}"
         )
+    for g, w in zip(jax.tree.leaves(grads), jax.tree.leaves(params)):
+        wanted = (groups, *jnp.shape(w)) if groups else jnp.shape(w)
+        if jnp.shape(g) != wanted:
+            axis = f" with a leading axis of groups={groups}" if groups else ""
+            raise ValueError(
+                f"{name}: {what} of shape {jnp.shape(g)} for parameters of shape "
+                f"{jnp.shape(w)}: it should have theirs{axis}"
+            )

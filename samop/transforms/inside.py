@@ -15,7 +15,7 @@ def eval_params(opt_state: PyTree, params: PyTree) -> PyTree:
 
     Args:
       opt_state: state of a transform of this package, also within a chain or another wrapper.
-        Of `nnx.Optimizer` take `nnx.pure(optimizer.opt_state)`, and of the parameters too.
+        Of `nnx.Optimizer` take `nnx.as_pure(optimizer.opt_state)`, and of the parameters too.
       params: the weights that training moves.
 
     Raises:

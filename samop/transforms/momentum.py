@@ -11,8 +11,8 @@ from samop.transforms.core import (
     PyTree,
     Rho,
     SamTransformation,
+    check_gradients,
     check_rho,
-    check_structure,
     counters,
     radius,
     with_perturbation,
@@ -104,7 +104,7 @@ def msam(
         del grad_fn
         if params is None:
             raise ValueError("msam: update(grads, state, params) needs params")
-        check_structure("msam", grads, params)
+        check_gradients("msam", "gradients", grads, params)
         updates, base_state = base.update(grads, state.base, params, **extra)
         old, new = momentum(state.base, params), momentum(base_state, params)
         scale = trees.like(scales(new, params, radius(rho, state.count)), state.scale)
