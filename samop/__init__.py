@@ -38,8 +38,8 @@ _NAMES = {
     "loss_scaled": "samop.precision",
 }
 _MODULES = (
-    "ascents", "checkpoint", "config", "data", "diagnostics", "figures", "models", "precision",
-    "results", "transforms",
+    "ascents", "checkpoint", "config", "data", "diagnostics", "figures", "hessian", "models",
+    "precision", "results", "transforms",
 )  # fmt: skip
 
 

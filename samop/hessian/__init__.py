@@ -1,0 +1,33 @@
+"""Curvature of any loss over any pytree of parameters: spectra, traces, moments, sharpness.
+
+Every measure takes `loss_fn, params, batches`, where `loss_fn(params, batch)` is the scalar mean
+loss over the examples of a batch, or an operator (`hessian`, `ggn`, `linear`) in place of them.
+
+`batches` is one of
+- one batch: any pytree of arrays [n, ...] (a dict, a tuple);
+- a `Stack`, leaves [number, n, ...], as `stack(batch, size)` makes it: one compiled loop;
+- a list of batches, also of unequal sizes; those of equal shape are stacked;
+- a stream: anything whose iter() starts anew, or a function that returns an iterator. It is read
+  once a product, one batch in memory at a time.
+Several batches are weighted by their numbers of examples, or by `batch_weight(batch)`.
+"""
+
+from samop.hessian.batches import Stack as Stack
+from samop.hessian.batches import stack as stack
+from samop.hessian.checks import check_separable as check_separable
+from samop.hessian.estimate import Estimate as Estimate
+from samop.hessian.krylov import Eigenvalues as Eigenvalues
+from samop.hessian.krylov import Lanczos as Lanczos
+from samop.hessian.krylov import lanczos as lanczos
+from samop.hessian.krylov import top_eigenvalues as top_eigenvalues
+from samop.hessian.operators import Operator as Operator
+from samop.hessian.operators import Options as Options
+from samop.hessian.operators import ggn as ggn
+from samop.hessian.operators import ggn_vp as ggn_vp
+from samop.hessian.operators import hessian as hessian
+from samop.hessian.operators import hvp as hvp
+from samop.hessian.operators import linear as linear
+from samop.hessian.spectrum import Density as Density
+from samop.hessian.spectrum import spectral_density as spectral_density
+from samop.hessian.traces import frobenius_norm as frobenius_norm
+from samop.hessian.traces import trace as trace

@@ -1,0 +1,396 @@
+"""Lanczos on pytrees: a pure one of fixed length, and one that restarts and knows its residuals.
+
+Every new vector is orthogonalised against all earlier ones, twice, and its coefficients form the
+projected matrix. So restarts and breakdowns need no cases of their own: what couples is measured.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from samop import trees
+from samop.errors import UserError
+from samop.hessian.operators import Operator, operator_of
+
+PyTree = Any
+ENDS = ("LA", "SA", "LM", "BE")
+BASIS_BYTES = 2**28  # up to which more vectors are kept than a restart needs
+TINY = np.finfo(float).tiny
+SPARE = 16  # vectors beyond the wanted ones that are always kept
+
+
+class Lanczos(NamedTuple):
+    """m steps: A qⱼ = βⱼ₋₁ qⱼ₋₁ + αⱼ qⱼ + βⱼ qⱼ₊₁.
+
+    Attributes:
+      basis: orthonormal q₀ … qₘ₋₁, a pytree with leading axis m.
+      alpha: [m], the diagonal of T.
+      beta: [m]; all but the last are its off-diagonal. Zero where an invariant space was complete.
+      next: qₘ, orthonormal to the basis; zeros where the basis spans everything.
+    """
+
+    basis: PyTree
+    alpha: jax.Array
+    beta: jax.Array
+    next: PyTree
+
+
+class Eigenvalues(NamedTuple):
+    """Ritz values with evidence.
+
+    Attributes:
+      values: [k] float64; LA and BE descending, SA ascending, LM descending in magnitude.
+      residuals: [k] ‖Av − θv‖, from the recurrence, with the rounding error of the precision:
+        an eigenvalue lies within this distance of each value.
+      vectors: orthonormal Ritz vectors, a pytree with leading axis k, or None.
+      num_matvecs: products taken.
+      converged: whether every residual is ≤ tol · max|θ|.
+    """
+
+    values: np.ndarray
+    residuals: np.ndarray
+    vectors: PyTree | None
+    num_matvecs: int
+    converged: bool
+
+
+def lanczos(matvec: Callable[[PyTree], PyTree], v0: PyTree, num_steps: int) -> Lanczos:
+    """A fixed number of Lanczos steps with full reorthogonalisation: pure, for jit and vmap.
+
+    Args:
+      matvec: a symmetric linear map of pytrees like `v0`.
+      v0: the first vector, of any length but zero.
+      num_steps: at least 1; keeps as many vectors.
+
+    Raises:
+      UserError: more steps than dimensions, or none.
+    """
+    if not 1 <= num_steps <= trees.size(v0):
+        raise UserError(
+            f"num_steps={num_steps} should be at least 1 and at most the {trees.size(v0)} "
+            "dimensions of a vector"
+        )
+    v0 = trees.wide(v0)
+    empty = jax.tree.map(lambda x: jnp.zeros((num_steps, *x.shape), x.dtype), v0)
+    zeros = jnp.zeros(num_steps, _dtype(v0))
+
+    def body(j, carry):
+        basis, v, alpha, beta, scale = carry
+        basis, h, length, after = _extend(basis, v, matvec(v), j)
+        alpha = alpha.at[j].set(h[j])
+        scale = jnp.maximum(scale, jnp.abs(h[j]) + length)
+        broken = length <= _negligible(_dtype(v)) * scale
+        other = lambda: orthogonal(basis, _gaussian(jax.random.key(j), v), j)  # noqa: E731
+        after = jax.lax.cond(broken, other, lambda: after)
+        beta = beta.at[j].set(jnp.where(broken, 0, length))
+        return basis, after, alpha, beta, scale
+
+    start = (empty, trees.scale(1 / trees.norm(v0), v0), zeros, zeros, zeros[0])
+    basis, after, alpha, beta, _ = jax.lax.fori_loop(0, num_steps, body, start)
+    return Lanczos(basis, alpha, beta, after)
+
+
+def top_eigenvalues(
+    loss_fn: Any,
+    params: PyTree = None,
+    batches: Any = None,
+    k: int = 1,
+    *,
+    key: jax.Array,
+    tol: float = 1e-3,
+    max_matvecs: int = 1000,
+    which: str = "LA",
+    vectors: bool = False,
+    start: PyTree = None,
+    max_vectors: int | None = None,
+    **options: Any,
+) -> Eigenvalues:
+    """Eigenvalues at the ends of a spectrum by thick-restart Lanczos (Wu and Simon, 2000).
+
+    A host loop over compiled steps: it stops at the first step at which all residuals are small.
+    A single starting vector finds one copy of a multiple eigenvalue before it finds the others.
+
+    Args:
+      loss_fn, params, batches: a loss, see `samop.hessian`; or an operator alone.
+      k: how many eigenvalues.
+      key: of the random starting vector.
+      tol: largest residual, relative to the largest |θ| seen.
+      max_matvecs: products after which it stops without having converged.
+      which: "LA" largest, "SA" smallest, "LM" largest in magnitude, "BE" both ends, half each, the
+        larger half at the high end.
+      vectors: return Ritz vectors too.
+      start: vectors to begin from, leading axis any, as an earlier call returned them.
+      max_vectors: vectors kept before a restart, > k; default k + 16, more while they fit 256 MiB.
+      **options: see `samop.hessian.Options`.
+
+    Raises:
+      UserError: impossible arguments, or a product that is not finite.
+    """
+    op = operator_of(loss_fn, params, batches, options)
+    eps = float(np.finfo(_dtype(op.like)).eps)
+    room = _room(op, k, max_vectors)
+    _check(op, k, tol, max_matvecs, which, room, eps)
+    v = _first(op.like, key, start)
+    krylov = Krylov(op, v, room, jax.random.fold_in(key, 1))
+    before, same = np.full(k, np.nan), 0
+    while True:
+        krylov.step()
+        whole = krylov.length == op.size
+        last = whole or krylov.num_matvecs >= max_matvecs
+        if krylov.length < k or not (last or krylov.length == room or _due(krylov.length)):
+            continue
+        values, coefficients, residuals, scale = _wanted(krylov, which, k, eps)
+        # After a breakdown the next direction is a new one: what it holds shows in a few steps.
+        same = same + 1 if np.all(np.abs(values - before) <= tol * scale) else 0
+        settled = not krylov.breakdowns or same >= k + 2 or whole
+        converged = settled and bool(np.all(residuals <= max(tol * scale, TINY)))
+        if converged or last:
+            break
+        before = values
+        if krylov.length == room:
+            krylov.restart(which, min(room - 1, k + (room - k) // 2))
+    found = krylov.vectors(coefficients) if vectors else None
+    return Eigenvalues(values, residuals, found, krylov.num_matvecs, converged)
+
+
+def _due(length: int) -> bool:
+    # A small eigenvalue problem a step, which for long bases would cost more than a product.
+    return length <= 2 * SPARE or length % 4 == 0
+
+
+def _wanted(krylov: "Krylov", which: str, k: int, eps: float):
+    """The k Ritz values asked for, in order, their coefficients and residuals; max|θ|."""
+    values, coefficients, residuals = krylov.ritz()
+    scale = np.abs(values).max()
+    best = order(values, which)[:k]
+    if which == "BE":
+        best = np.sort(best)[::-1]
+    return values[best], coefficients[:, best], np.hypot(residuals[best], 4 * eps * scale), scale
+
+
+class Krylov:
+    """A growing orthonormal basis and the matrix projected onto it.
+
+    Args:
+      op: the operator.
+      v: the first vector.
+      room: most vectors that are kept.
+      key: of the directions to go on with after a breakdown.
+    """
+
+    def __init__(self, op: Operator, v: PyTree, room: int, key: jax.Array):
+        self._op, self._key, self.room = op, key, room
+        self._next = _unit(v)
+        self._basis: PyTree = None
+        self._matrix = np.zeros((room, room))
+        self._beta = 0.0
+        self._scale = 0.0
+        self.length = self.num_matvecs = self.breakdowns = 0
+
+    def step(self) -> None:
+        """One product and one more vector. Where the space is complete before, a new direction."""
+        j = self.length
+        product = self._op(self._next)
+        self.num_matvecs += 1
+        if self._basis is None:
+            self._next = jax.tree.map(
+                lambda v, x: jax.device_put(v, x.sharding), self._next, product
+            )
+            self._basis = empty(product, self.room)
+        self._basis, h, beta, after = _step(self._basis, self._next, product, j)
+        h, beta = np.asarray(h, float)[: j + 1], float(beta)
+        if not np.isfinite(beta) or not np.all(np.isfinite(h)):
+            raise UserError(
+                f"product {self.num_matvecs} of the operator is not finite: is the loss finite on "
+                "every batch, and twice differentiable at these parameters?"
+            )
+        self._matrix[: j + 1, j] = self._matrix[j, : j + 1] = h
+        self._scale = max(self._scale, abs(h[j]) + beta)
+        self.length += 1
+        self._beta, self._next = beta, after
+        if beta <= _negligible(_dtype(self._op.like)) * self._scale:
+            self.breakdowns += 1
+            self._beta = 0.0
+            if self.length < self._op.size:
+                key = jax.random.fold_in(self._key, self.num_matvecs)
+                self._next = _other(self._basis, after, key, j)
+
+    def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(values [m] ascending, coefficients [m, m], residuals [m]), each pair a column."""
+        m = self.length
+        values, coefficients = np.linalg.eigh(self._matrix[:m, :m])
+        return values, coefficients, self._beta * np.abs(coefficients[-1])
+
+    def restart(self, which: str, keep: int) -> None:
+        """Keeps the best Ritz vectors in place of the basis, which goes on from there."""
+        values, coefficients, _ = self.ritz()
+        best = order(values, which)[:keep]
+        self._basis = _rotate(self._basis, self._padded(coefficients[:, best]))
+        self._matrix[:] = 0
+        self._matrix[range(keep), range(keep)] = values[best]
+        self.length = keep
+
+    def vectors(self, coefficients: np.ndarray) -> PyTree:
+        """These combinations [m, k] of the basis, leading axis k. The basis is used up."""
+        basis, self._basis = self._basis, None
+        leaves, structure = jax.tree.flatten(basis)
+        del basis
+        matrix, found = self._padded(coefficients), []
+        while leaves:  # leaf by leaf, so that both are never there as a whole
+            found.append(_rotate(leaves.pop(0), matrix)[: coefficients.shape[1]])
+        return jax.tree.unflatten(structure, found)
+
+    def _padded(self, coefficients: np.ndarray) -> np.ndarray:
+        m, kept = coefficients.shape
+        padded = np.zeros((self.room, self.room), _dtype(self._op.like))
+        padded[:m, :kept] = coefficients
+        return padded
+
+
+def _extend(basis, v, w, j):
+    """Puts v into row j; w's part in rows 0 … j [rows]; length and direction of the rest of w."""
+    basis = jax.tree.map(lambda q, x: jax.lax.dynamic_update_index_in_dim(q, x, j, 0), basis, v)
+    w = trees.like(w, v)
+    w, first = sweep(basis, w, j)
+    w, second = sweep(basis, w, j)
+    length = trees.norm(w).astype(first.dtype)
+    return basis, first + second, length, trees.scale(_inverse(length), w)
+
+
+def sweep(basis, w, j):
+    # One row at a time: no copies of the basis, and rows not yet there cost nothing.
+    def body(i, carry):
+        w, h = carry
+        row = jax.tree.map(lambda q: jax.lax.dynamic_index_in_dim(q, i, 0, False), basis)
+        part = trees.dot(row, w).astype(h.dtype)
+        w = jax.tree.map(lambda x, q: x - part.astype(x.dtype) * q, w, row)
+        return w, h.at[i].set(part)
+
+    h = jnp.zeros(len(jax.tree.leaves(basis)[0]), _dtype(w))
+    return jax.lax.fori_loop(0, j + 1, body, (w, h))
+
+
+def orthogonal(basis, v, j):
+    """The unit vector along v orthogonal to rows 0 … j; zeros where nothing is left."""
+    start = trees.norm(v)
+    for _ in range(2):
+        v, _ = sweep(basis, v, j)
+    left = trees.norm(v)
+    factor = jnp.where(left > 1e-3 * start / np.sqrt(trees.size(v)), _inverse(left), 0)
+    return trees.scale(factor, v)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _rotate(basis, coefficients):
+    """Rows [m, …] ← coefficients.T @ rows, in place, a block of columns at a time."""
+
+    def leaf(q):
+        flat = q.reshape(len(q), -1)
+        width = flat.shape[1]
+        block = min(width, 4096)
+
+        def body(i, flat):
+            # The last block is moved back inside; its first columns are left as they are.
+            begin = jnp.minimum(i * block, width - block)
+            old = jax.lax.dynamic_slice_in_dim(flat, begin, block, 1)
+            new = jnp.matmul(coefficients.T, old, precision=jax.lax.Precision.HIGHEST)
+            keep = begin + jnp.arange(block) < i * block
+            new = jnp.where(keep[None], old, new.astype(q.dtype))
+            return jax.lax.dynamic_update_slice_in_dim(flat, new, begin, 1)
+
+        return jax.lax.fori_loop(0, -(-width // block), body, flat).reshape(q.shape)
+
+    return jax.tree.map(lambda q: leaf(q) if q.size else q, basis)
+
+
+_step = jax.jit(_extend, donate_argnums=(0, 2))
+
+
+@jax.jit
+def _other(basis, like, key, j):
+    return orthogonal(basis, _gaussian(key, like), j)
+
+
+@jax.jit
+def _unit(v):
+    v = trees.wide(v)
+    return trees.scale(_inverse(trees.norm(v)), v)
+
+
+def _inverse(length):
+    return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
+
+
+def empty(vector, rows):
+    # On the devices of the product, so that the first step is compiled for where all others are.
+    return jax.tree.map(
+        lambda x: jax.device_put(jnp.zeros((rows, *x.shape), x.dtype), x.sharding), vector
+    )
+
+
+def _gaussian(key, like):
+    leaves, structure = jax.tree.flatten(like)
+    keys = jax.random.split(key, len(leaves))
+    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:
+    noise = _unit(jax.jit(lambda key: _gaussian(key, like))(key))
+    if start is None:
+        return noise
+    shapes = jax.tree.map(lambda x: x.shape[1:], start)
+    if shapes != jax.tree.map(lambda x: x.shape, like):
+        raise UserError(
+            "start should hold vectors of the operator: its structure, with one leading axis"
+        )
+    # Whatever direction the earlier vectors lack must be in the first one.
+    return trees.mix(1.0, jax.tree.map(lambda x: x.sum(0), start), 1e-2, noise)
+
+
+def order(values: np.ndarray, which: str) -> np.ndarray:
+    """Indices of ascending values, the wanted ones first."""
+    ascending = np.arange(len(values))
+    if which == "SA":
+        return ascending
+    if which == "LM":
+        return np.argsort(-np.abs(values), kind="stable")
+    if which == "LA":
+        return ascending[::-1]
+    pairs = zip(ascending[::-1], ascending)
+    return np.array([i for pair in pairs for i in pair])[: len(values)]
+
+
+def _room(op: Operator, k: int, max_vectors: int | None) -> int:
+    if max_vectors is not None:
+        return min(max_vectors, op.size)
+    vector = op.size * np.dtype(_dtype(op.like)).itemsize
+    return min(op.size, max(k + SPARE, min(k + 7 * SPARE, BASIS_BYTES // vector)))
+
+
+def _check(op, k, tol, max_matvecs, which, room, eps) -> None:
+    if which not in ENDS:
+        raise UserError(f"which={which!r} is not allowed; allowed: {', '.join(ENDS)}")
+    if not 1 <= k <= op.size:
+        raise UserError(f"k={k} should be at least 1 and at most the {op.size} parameters")
+    if not tol >= 8 * eps:
+        raise UserError(
+            f"tol={tol} should be positive and at least {8 * eps:.1e}, what the precision of the "
+            "vectors resolves; dtype=jnp.float64 (with jax_enable_x64) resolves more"
+        )
+    if max_matvecs < k:
+        raise UserError(f"max_matvecs={max_matvecs} should be at least k={k}")
+    if room < min(k + 2, op.size):
+        raise UserError(f"max_vectors={room} should be at least k + 2 = {k + 2}")
+
+
+def _negligible(dtype) -> float:
+    return 32 * float(np.finfo(dtype).eps)
+
+
+def _dtype(tree: PyTree) -> Any:
+    return jnp.result_type(*(x.dtype for x in jax.tree.leaves(tree)))
