@@ -43,6 +43,8 @@ __all__ = [
     "arm_columns",
     "arms",
     "between",
+    "check",
+    "choice_label",
     "condition_columns",
     "finished",
     "gains",
@@ -50,6 +52,7 @@ __all__ = [
     "metric",
     "only",
     "pairs",
+    "per_doubling",
     "rho_grid",
     "slopes",
     "tidy",
@@ -61,7 +64,8 @@ ORACLE = "oracle (chosen on test)"
 BUDGET, SECOND_PASS = "train.budget", "precision.second_pass"
 
 
-def _check(runs: pd.DataFrame, epoch: str, choice: str | float) -> None:
+def check(runs: pd.DataFrame, epoch: str, choice: str | float) -> None:
+    """Raises UserError for an epoch or a choice that the functions here do not know."""
     if epoch not in EPOCHS:
         raise UserError(f"epoch={epoch!r} is not allowed; allowed: {', '.join(EPOCHS)}")
     if isinstance(choice, str):
@@ -72,7 +76,7 @@ def _check(runs: pd.DataFrame, epoch: str, choice: str | float) -> None:
         raise UserError(f"choice={choice!r} is no rho of these runs; allowed: {grid or 'none'}")
 
 
-def _choice(choice: str | float) -> str:
+def choice_label(choice: str | float) -> str:
     """How a choice is called in tables; one made on test must show it."""
     if not isinstance(choice, str):
         return "fixed"
@@ -91,7 +95,7 @@ def pairs(
 
     Arguments and errors as for `gains`.
     """
-    _check(runs, epoch, choice)
+    check(runs, epoch, choice)
     unit = metric(runs)
     columns = [*condition_columns(runs), *WIDTH, *arm_columns(runs)]
     rows = []
@@ -136,7 +140,7 @@ def gains(
 def _gain_table(
     runs: pd.DataFrame, every: list[Cell], epoch: str, choice: str | float
 ) -> pd.DataFrame:
-    _check(runs, epoch, choice)
+    check(runs, epoch, choice)
     unit = metric(runs)
     column = f"{epoch}_test_{unit.name}"
     columns = arm_columns(runs)
@@ -157,7 +161,7 @@ def _gain_table(
             {
                 **cell.key,
                 "epoch": epoch,
-                "choice": _choice(choice),
+                "choice": choice_label(choice),
                 "selection": paired.selection,
                 "rho_star": paired.rho_star if isinstance(choice, str) else choice,
                 "rho_low": paired.rho.min(initial=np.inf) if paired.seeds else np.nan,
@@ -221,38 +225,59 @@ def slopes(
     frame = pairs(runs, epoch=epoch, choice=choice)
     for values, group in frame.groupby(by, dropna=False, sort=True):
         key = dict(zip(by, values))
-        wide = group.pivot_table(
-            index="seed", columns=["parameters", "width"], values="gain", dropna=False
-        ).sort_index(axis=1)
-        wide = wide.loc[:, wide.columns.isin(list(zip(group["parameters"], group["width"])))]
-        seeds = len(wide)
-        if widths == "upper":
-            if wide.shape[1] < 4:
-                continue
-            wide = wide.iloc[:, wide.shape[1] // 2 :]
-        wide = wide.dropna()
-        x = np.log2(np.array([count for count, _ in wide.columns], float))
-        x = x - x.mean() if len(x) else x
-        enough = (x**2).sum() > 0 and len(wide)
-        fitted = estimate(wide.to_numpy() @ x / (x**2).sum() if enough else np.empty(0))
+        fitted = per_doubling(group, "gain", widths)
+        if fitted is None:
+            continue
         rows.append(
             {
                 **key,
                 "epoch": epoch,
-                "choice": _choice(choice),
+                "choice": choice_label(choice),
                 "rho": np.nan if isinstance(choice, str) else choice,
                 "widths": widths,
-                "n_widths": wide.shape[1],
-                "n": fitted.n,
-                "slope": fitted.mean,
-                "slope_half95": fitted.half,
-                "slope_low95": fitted.mean - fitted.half,
-                "slope_high95": fitted.mean + fitted.half,
-                "p": fitted.p,
-                "n_left_out": seeds - len(wide),
+                **fitted,
             }
         )
     return pd.DataFrame(rows)
+
+
+def per_doubling(group: pd.DataFrame, column: str, widths: str) -> dict[str, Any] | None:
+    """The mean over seeds of each seed's least-squares slope on log₂ of the parameters.
+
+    Args:
+      group: rows with seed, parameters, width and the column; a seed without a number at one of
+        the widths is left out.
+      column: what the slope is of.
+      widths: "all", or "upper": the larger half.
+
+    Returns:
+      n_widths, n, slope and its interval, p and n_left_out as columns of `slopes`; None for the
+      larger half of fewer than four widths.
+    """
+    wide = group.pivot_table(
+        index="seed", columns=["parameters", "width"], values=column, dropna=False
+    ).sort_index(axis=1)
+    wide = wide.loc[:, wide.columns.isin(list(zip(group["parameters"], group["width"])))]
+    seeds = len(wide)
+    if widths == "upper":
+        if wide.shape[1] < 4:
+            return None
+        wide = wide.iloc[:, wide.shape[1] // 2 :]
+    wide = wide.dropna()
+    x = np.log2(np.array([count for count, _ in wide.columns], float))
+    x = x - x.mean() if len(x) else x
+    enough = (x**2).sum() > 0 and len(wide)
+    fitted = estimate(wide.to_numpy() @ x / (x**2).sum() if enough else np.empty(0))
+    return {
+        "n_widths": wide.shape[1],
+        "n": fitted.n,
+        "slope": fitted.mean,
+        "slope_half95": fitted.half,
+        "slope_low95": fitted.mean - fitted.half,
+        "slope_high95": fitted.mean + fitted.half,
+        "p": fitted.p,
+        "n_left_out": seeds - len(wide),
+    }
 
 
 def between(
@@ -284,7 +309,7 @@ def between(
     Raises:
       UserError: a reference that was not run, an unknown epoch or choice.
     """
-    _check(runs, epoch, choice)
+    check(runs, epoch, choice)
     found = sorted({arm["transform"] for arm in arms(runs)})
     if reference not in found:
         raise UserError(
@@ -302,7 +327,7 @@ def between(
             against = next((c for c in here if _is_plain(c, cell, reference, runs)), None)
             if against is not None and against is not cell:
                 one, other = (pair(side, unit, epoch, choice) for side in (cell, against))
-                fields = {"reference": reference, "epoch": epoch, "choice": _choice(choice)}
+                fields = {"reference": reference, "epoch": epoch, "choice": choice_label(choice)}
                 rows.append({**cell.key, **fields, **_difference(one, other, unit)})
     table = pd.DataFrame(rows)
     if rows:

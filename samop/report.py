@@ -5,6 +5,10 @@ row a run), figures/width_gap.{png,pdf} and figures/accuracy.{png,pdf}, and prin
 there are several variants of SAM, also variants.csv (their differences to plain SAM) and
 figures/variants.{png,pdf}; width_gap is then plain SAM's, and each other variant has a
 width_gap_NAME.
+
+Where the curvature of runs was measured (curvature.jsonl), also curvature.csv (SAM beside its
+base), curvature_slopes.csv, curvature_runs.csv (a row a run and measured step) and the figures
+curvature, curvature_ggn, spectrum and curvature_training, as far as there is something to draw.
 """
 
 import json
@@ -16,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from absl import app, flags, logging
 
-from samop import comparison, figures, results, summary, wording
+from samop import comparison, figures, flatness, results, summary, wording
 from samop.errors import UserError
 from samop.records import write_atomic
 
@@ -39,8 +43,11 @@ def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
     table = results.table(runs)
     if results.finished(runs).empty:
         return table
+    measured = flatness.load(root, runs, allow_incomplete=True)  # its text says what is missing
     paths = [*_tables(runs, root), *_figures(runs, root / "figures")]
-    parts = [table, compute(root, runs), "\n".join(f"wrote {path}" for path in paths)]
+    paths += _curvature(runs, measured, root)
+    wrote = "\n".join(f"wrote {path}" for path in paths)
+    parts = [table, flatness.section(runs, measured), compute(root, runs), wrote]
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -89,6 +96,38 @@ def _figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
                 stem = "width_gap" + (f"_{_slug(label)}" if number else "")
                 paths += figures.save(figures.width_gap(alone), folder / stem)
     return paths + figures.save(figures.accuracy(runs), folder / "accuracy")
+
+
+def _curvature(runs: pd.DataFrame, measured: pd.DataFrame, root: Path) -> list[Path]:
+    """The tables and figures of what was measured of the curvature; none where nothing was."""
+    if measured.empty:
+        return []
+    choices: list[str | float] = ["validation", *comparison.rho_grid(runs)]
+    # The fixed ρ at the last epoch only: at equal loss there is one headline.
+    cases: list[tuple[str, str | float]] = [("last", choice) for choice in choices]
+    cases.append(("equal_loss", "validation"))
+    tables = {
+        "curvature.csv": [flatness.compare(runs, measured, at=a, choice=c) for a, c in cases],
+        "curvature_slopes.csv": [
+            flatness.slopes(runs, measured, at=a, choice=c, widths=widths)
+            for a, c in cases
+            for widths in ("all", "upper")
+        ],
+        "curvature_runs.csv": [measured],
+    }
+    paths = []
+    for name, parts in tables.items():
+        filled = [part for part in parts if not part.empty]
+        if filled:
+            write_atomic(root / name, csv(pd.concat(filled, ignore_index=True)))
+            paths.append(root / name)
+    arms = comparison.arms(runs)
+    for number, arm in enumerate([*arms] or [{}]):
+        alone = comparison.only(runs, arm) if arm else runs
+        suffix = f"_{_slug(wording.arm_label(arm, runs))}" if number and arm else ""
+        for name, figure in figures.curvatures(alone, measured).items():
+            paths += figures.save(figure, root / "figures" / f"{name}{suffix}")
+    return paths
 
 
 def _slug(label: str) -> str:

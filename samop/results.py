@@ -49,7 +49,7 @@ SPLITS = ("train", "validation", "test")
 # Fields that have a column of their own, and those that do not change what is computed.
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
 IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
-IRRELEVANT_SECTIONS = ("run.", "sweep.")
+IRRELEVANT_SECTIONS = ("run.", "sweep.", "curvature.")
 # Fields of the perturbation: a base run has none, and is compared with every value of theirs. The
 # budget is one of them, as a base run uses as many gradient evaluations under either.
 ASCENT = (*(f"optimizer.{name}" for name in FIELDS), BUDGET, SECOND_PASS)

@@ -82,6 +82,8 @@ def sweep(root: Path, runs: list[dict[str, Any]], metric=ACCURACY, plan=None) ->
             row[f"test_{metric['name']}"] = test
             rows.append(row)
         records.append_rows(folder / "metrics.jsonl", rows)
+        if "curvature" in item:
+            records.append_rows(folder / "curvature.jsonl", item["curvature"])
         if item["done"]:
             finish(folder)
     names = [item["name"] for item in runs] if plan is None else plan
@@ -139,3 +141,35 @@ def family(
         for n in ("base", *names)
         for rho in ((None,) if n == "base" else rhos)
     ]
+
+
+def measured(runs: list[dict[str, Any]], value, epochs=None) -> list[dict[str, Any]]:
+    """Gives runs the rows of a curvature.jsonl, ten steps an epoch; returns the runs.
+
+    Args:
+      runs: of `run`, `grid` and so on.
+      value: (hidden, noise, seed, rho, epoch) → the fields of a row, None for a run without any.
+        Residuals and standard errors (1e-4 and .02 of the value) and `converged` are added.
+      epochs: when; the last one where not given.
+    """
+    for item in runs:
+        config = item["config"]
+        rho = None if config["optimizer"]["name"] == "base" else config["optimizer"]["rho"]
+        place = (item["hidden"], config["data"]["label_noise"], config["seed"], rho)
+        rows = []
+        for epoch in epochs or [len(item["values"])]:
+            fields = value(*place, epoch)
+            if fields is None:
+                continue
+            row = {"step": 10 * epoch, "epoch": epoch, "examples": 100, "parameters": 1}
+            for name, number in {"loss": 0.1, **fields}.items():
+                row[name] = number
+                if name in ("trace", "ggn_trace"):
+                    row.setdefault(f"{name}_se", 0.02 * abs(number))
+                elif name in ("lambda_max", "lambda_min", "s2", "ggn_lambda_max", "ggn_s2"):
+                    row.setdefault(f"{name}_residual", 1e-4 * abs(number))
+                    row.setdefault(f"{name}_converged", True)
+            rows.append({**row, **fields})
+        if rows:
+            item["curvature"] = rows
+    return runs

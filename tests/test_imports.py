@@ -14,6 +14,7 @@ LAYERS = {
     0: {
         "trees",
         "models",
+        "hessian",
         "ascents",
         "transforms",
         "precision",
@@ -30,6 +31,7 @@ LAYERS = {
         "statistics",
         "pairing",
         "comparison",
+        "flatness",
         "wording",
         "results",
         "summary",
@@ -42,7 +44,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "results", "summary", "figures", "report",
-    "records", "cli",
+    "records", "cli", "flatness",
 )  # fmt: skip
 
 

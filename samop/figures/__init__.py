@@ -1,7 +1,20 @@
 """Tables of runs → figures that explain themselves. No jax, no training, no global pyplot state."""
 
+from samop.figures.curvature import curvature, curvatures
 from samop.figures.family import variants
 from samop.figures.layout import count_label, save
+from samop.figures.spectrum import spectrum
+from samop.figures.training import curvature_training
 from samop.figures.width import accuracy, width_gap
 
-__all__ = ["accuracy", "count_label", "save", "variants", "width_gap"]
+__all__ = [
+    "accuracy",
+    "count_label",
+    "curvature",
+    "curvature_training",
+    "curvatures",
+    "save",
+    "spectrum",
+    "variants",
+    "width_gap",
+]

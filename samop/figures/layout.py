@@ -110,6 +110,7 @@ def layout(
     below: float = 0.0,
     right: float = 0.0,
     panel: tuple[float, float] = PANEL,
+    per_row: int = PER_ROW,
 ) -> tuple[Figure, list[Panel]]:
     """A figure with one panel per group of gains, and room around them.
 
@@ -121,9 +122,10 @@ def layout(
       entries: the labels that the legend may have.
       above, below, right: inches wanted around each panel beyond title and axis labels.
       panel: inches of the axes alone, across and up.
+      per_row: the most panels beside each other.
     """
     groups = [(dict(zip(by, k)), rows) for k, rows in gains.groupby(by, dropna=False, sort=False)]
-    across = min(len(groups), PER_ROW)
+    across = min(len(groups), per_row)
     down = math.ceil(len(groups) / across)
     over = 0.25 + (0.22 if any(names) else 0) + above
     under = 0.55 + below

@@ -20,6 +20,11 @@ from samop.hessian.krylov import Eigenvalues as Eigenvalues
 from samop.hessian.krylov import Lanczos as Lanczos
 from samop.hessian.krylov import lanczos as lanczos
 from samop.hessian.krylov import top_eigenvalues as top_eigenvalues
+from samop.hessian.moments import Moments as Moments
+from samop.hessian.moments import Root as Root
+from samop.hessian.moments import ggn_moments as ggn_moments
+from samop.hessian.moments import hessian_moments as hessian_moments
+from samop.hessian.moments import moment_vp as moment_vp
 from samop.hessian.operators import Operator as Operator
 from samop.hessian.operators import Options as Options
 from samop.hessian.operators import ggn as ggn
@@ -27,6 +32,9 @@ from samop.hessian.operators import ggn_vp as ggn_vp
 from samop.hessian.operators import hessian as hessian
 from samop.hessian.operators import hvp as hvp
 from samop.hessian.operators import linear as linear
+from samop.hessian.sharpness import Sharpness as Sharpness
+from samop.hessian.sharpness import normalized_logits as normalized_logits
+from samop.hessian.sharpness import sharpness as sharpness
 from samop.hessian.spectrum import Density as Density
 from samop.hessian.spectrum import spectral_density as spectral_density
 from samop.hessian.traces import frobenius_norm as frobenius_norm

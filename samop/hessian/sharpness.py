@@ -1,0 +1,223 @@
+"""Sharpness measures that the field compares, in one call; definitions of arXiv 2302.07011."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from samop import trees
+from samop.errors import UserError
+from samop.hessian import ascent
+from samop.hessian import batches as data
+from samop.hessian.estimate import Estimate, at_least, finite, mean
+from samop.hessian.krylov import Eigenvalues, top_eigenvalues
+from samop.hessian.operators import Operator, hessian, make_options, split
+from samop.hessian.traces import trace
+
+PyTree = Any
+NORMS = (2, float("inf"))
+
+
+class Sharpness(NamedTuple):
+    """One record. "Adaptive" scales coordinates by c = |w|; otherwise c = 1.
+
+    Attributes:
+      loss: L(w) on the examples used.
+      worst_case, worst_case_adaptive: mean over subsets S of m examples of max L_S(w+δ) − L_S(w)
+        over ‖δ/c‖_p ≤ ρ, as found by APGD: lower bounds. The standard error is over subsets.
+      average, average_adaptive: E L(w+δ) − L(w), δ ~ N(0, ρ² diag c²). As σ is per coordinate,
+        these grow with the number of parameters.
+      eigenvalues: the five largest of the Hessian.
+      lambda_max, lambda_max_adaptive: of H, and of DHD with D = diag(c). At a minimum and for small
+        ρ, ½ρ² of it is the worst case; off one ρ‖c⊙g‖ adds to that.
+      lambda_ratio: λ₁/λ₅; NaN with fewer than five parameters.
+      trace, trace_adaptive: of H and DHD; ½ρ² of it is the average.
+      trace_per_parameter: trace / number of parameters.
+      layers: name → λ_max of the layer's diagonal block.
+      converged: whether all eigenvalues converged.
+      examples: how many were used.
+      rho, m, norm: as given.
+    """
+
+    loss: float
+    worst_case: Estimate
+    worst_case_adaptive: Estimate
+    average: Estimate
+    average_adaptive: Estimate
+    eigenvalues: Eigenvalues
+    lambda_max: float
+    lambda_ratio: float
+    lambda_max_adaptive: Eigenvalues
+    trace: Estimate
+    trace_adaptive: Estimate
+    trace_per_parameter: float
+    layers: dict[str, Eigenvalues]
+    converged: bool
+    examples: int
+    rho: float
+    m: int
+    norm: float
+
+
+def sharpness(
+    loss_fn: Any,
+    params: PyTree,
+    batches: Any,
+    *,
+    key: jax.Array,
+    rho: float = 0.05,
+    rho_adaptive: float | None = None,
+    m: int = 128,
+    norm: float = 2,
+    steps: int = 20,
+    num_draws: int = 32,
+    num_samples: int = 32,
+    tol: float = 1e-3,
+    max_matvecs: int = 300,
+    layers: bool = True,
+    **options: Any,
+) -> Sharpness:
+    """Worst-case, average and Hessian sharpness at a radius.
+
+    Args:
+      loss_fn: `loss_fn(params, batch) -> scalar` mean loss; networks in evaluation mode.
+      params: any pytree of floating-point arrays.
+      batches: in memory; all examples of one shape.
+      key: of everything random.
+      rho: radius ρ; `rho_adaptive`, where given, is that of the adaptive measures, whose
+        coordinates are relative to |w|.
+      m: examples a subset; what is left over is not used for the worst case and the average.
+      norm: p of the worst case, 2 or inf.
+      steps: of APGD.
+      num_draws: random perturbations, each with its negative.
+      num_samples: products for each trace.
+      tol, max_matvecs: see `top_eigenvalues`.
+      layers: also each layer's λ_max; leaves with a common parent are a layer.
+      **options: see `samop.hessian.Options`.
+
+    Raises:
+      UserError: impossible arguments, or values that are not finite.
+    """
+    relative = rho if rho_adaptive is None else rho_adaptive
+    for name, value in (("rho", rho), ("rho_adaptive", relative)):
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"{name}={value} should be a finite number > 0")
+    if norm not in NORMS:
+        raise UserError(f"norm={norm!r} is not allowed; allowed: 2, inf")
+    at_least("steps", steps, 2)
+    at_least("num_draws", num_draws, 1)
+    op = hessian(loss_fn, params, batches, **options)
+    how = make_options(options)
+    dtype = None if how.dtype is None else jnp.dtype(how.dtype)
+    sub, rest = split(params, how)
+    subsets = _subsets(batches, m)
+    number = len(jax.tree.leaves(subsets)[0])
+    keys = jax.random.split(key, 8)
+    one = jax.tree.map(jnp.ones_like, sub)
+    size = jax.tree.map(jnp.abs, sub)
+
+    def around(scales, radius, number_of_key):
+        radius, own = jnp.asarray(radius, float), keys[number_of_key]
+        args = (sub, rest, scales, subsets, radius)
+        highest = ascent.worst(loss_fn, dtype, float(norm), steps, *args, own)
+        draws = jax.random.split(jax.random.fold_in(own, 1), num_draws)
+        mean_of = ascent.at_random(loss_fn, dtype, *args, draws)
+        return (
+            mean(finite(highest, "the loss around the parameters"), 0, "APGD"),
+            mean(finite(mean_of, "the loss around the parameters"), 0, "antithetic normal"),
+        )
+
+    def top(op, k, number_of_key):
+        own = keys[number_of_key]
+        return top_eigenvalues(op, k=k, key=own, tol=tol, max_matvecs=max_matvecs)
+
+    scaled = Operator(op.like, None, host=lambda v: _times(size, op(_times(size, v))))
+    flat, adaptive = around(one, rho, 0), around(size, relative, 1)
+    values, largest = top(op, min(5, op.size), 2), top(scaled, 1, 3)
+    blocks = {name: top(block, 1, 4) for name, block in _blocks(op)} if layers else {}
+    found = trace(op, key=keys[5], num_samples=num_samples)
+    first, last = values.values[0], values.values[-1]
+    return Sharpness(
+        loss=float(ascent.mean_loss(loss_fn, dtype, sub, rest, subsets)),
+        worst_case=flat[0],
+        worst_case_adaptive=adaptive[0],
+        average=flat[1],
+        average_adaptive=adaptive[1],
+        eigenvalues=values,
+        lambda_max=float(first),
+        lambda_ratio=float(first / last) if op.size >= 5 and last else float("nan"),
+        lambda_max_adaptive=largest,
+        trace=found,
+        trace_adaptive=trace(scaled, key=keys[6], num_samples=num_samples),
+        trace_per_parameter=found.value / op.size,
+        layers=blocks,
+        converged=all(x.converged for x in (values, largest, *blocks.values())),
+        examples=number * m,
+        rho=float(rho),
+        m=m,
+        norm=float(norm),
+    )
+
+
+def normalized_logits(logits: jax.Array) -> jax.Array:
+    """Logits [..., classes], centred and divided by their ℓ2 norm, for the normalised measures.
+
+    A network can shrink its loss's curvature by growing its logits; these do not grow.
+    """
+    centred = logits - jnp.mean(logits, -1, keepdims=True)
+    length = jnp.linalg.norm(centred, axis=-1, keepdims=True)
+    return centred / jnp.maximum(length, jnp.finfo(logits.dtype).tiny)
+
+
+def _subsets(batches: Any, m: int) -> PyTree:
+    """Leaves [number, m, ...]."""
+    at_least("m", m, 1)
+    parts = data.gather(batches, None, None)
+    if isinstance(parts, data.Stream):
+        raise UserError("sharpness needs all examples in memory: give a list, a Stack or one batch")
+    flat = [
+        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), part.batches)
+        for part in parts
+        if data.examples(data.first((part,))) is not None
+    ]
+    shapes = {tuple(x.shape[1:] for x in jax.tree.leaves(tree)) for tree in flat}
+    if len(flat) != len(parts) or len(shapes) != 1:
+        raise UserError("sharpness divides examples into subsets: all need arrays of one shape")
+    whole = jax.tree.map(lambda *xs: jnp.concatenate(xs), *flat)
+    n = len(jax.tree.leaves(whole)[0])
+    if n < m:
+        raise UserError(f"m={m} should be at most the {n} examples there are")
+    return jax.tree.map(lambda x: x[: n // m * m].reshape(n // m, m, *x.shape[1:]), whole)
+
+
+@jax.jit
+def _times(scales, v):
+    return jax.tree.map(jnp.multiply, scales, v)
+
+
+def _blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
+    """(name, diagonal block) of each layer: leaves with a common parent.
+
+    Through products with the whole matrix: a program of its own for each layer would take longer
+    to compile than to run.
+    """
+    parents = jax.tree_util.tree_map_with_path(
+        lambda path, _: "/".join(trees.names(path)[:-1]) or "/".join(trees.names(path)), op.like
+    )
+    names = dict.fromkeys(jax.tree.leaves(parents))
+    for name in names:
+        inside = jax.tree.map(lambda parent, name=name: parent == name, parents)
+        like = jax.tree.map(lambda keep, x: x if keep else None, inside, op.like)
+
+        def product(v, inside=inside):
+            whole = jax.tree.map(
+                lambda u, x: jnp.zeros(x.shape, x.dtype) if u is None else u,
+                v,
+                op.like,
+                is_leaf=lambda u: u is None,
+            )
+            return jax.tree.map(lambda keep, x: x if keep else None, inside, op(whole))
+
+        yield name, Operator(like, None, host=product)
