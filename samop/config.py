@@ -72,6 +72,20 @@ def defaults(model: str = "mlp") -> ConfigDict:
                 "second_pass": "float32",  # or "compute": then its cosine is in the record
                 "loss_scale": 0.0,  # first dynamic loss scale; 0: none
             },
+            # Measured beside training, which it does not change; `every` "": not part of a run.
+            "curvature": {
+                "every": "",  # "": never; "end", "100steps", "5epochs", "10%" (and at the end)
+                "what": ("eigenvalues", "trace", "moments"),  # see samop.measures.WHAT
+                "examples": 1000,  # the first of a fixed order of the training part; 0: all
+                "k": 5,  # eigenvalues
+                "probes": 32,  # products for a trace
+                "orders": (2,),  # of the moments
+                "density_probes": 4,
+                "density_steps": 64,
+                "rho": 0.05,  # radius of the sharpness measures
+                "tol": 1e-3,
+                "max_matvecs": 300,
+            },
             "run": {
                 "mode": "auto",  # vmap: a group is one program; loop: one run per device at a time
                 "replicates": 0,  # most runs in one program; 0: as many as memory takes
@@ -180,6 +194,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     for section in NOT_IDENTITY:
         plain.pop(section, None)
     plain.pop("experiment", None)
+    if not plain["curvature"]["every"]:
+        plain.pop("curvature")
     plain["data"].pop("dir")
     if plain["optimizer"]["base"] != "sgd":
         plain["optimizer"]["momentum"] = 0.0  # theirs is fixed

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, diagnostics, metrics, records, transforms
+from samop import checkpoint, diagnostics, metrics, records, transforms, watch
 from samop import config as configs
 from samop.groups import Group
 from samop.sharding import Program, make_program
@@ -181,8 +181,13 @@ def is_trained(group: Group, workdir: Path) -> bool:
     if not checkpoint.is_good(workdir / "groups" / group.name / "final"):
         return False
     for name in group.names:
-        rows = records.read_rows(workdir / "points" / name / "metrics.jsonl", tolerate_tail=True)
-        if not rows or rows[-1]["epoch"] != configs.epochs(group.points[0]):
+        point, epochs = workdir / "points" / name, configs.epochs(group.points[0])
+        rows = records.read_rows(point / "metrics.jsonl", tolerate_tail=True)
+        if not rows or rows[-1]["epoch"] != epochs:
+            return False
+        per_epoch = rows[-1]["step"] // epochs
+        due = watch.due(group.points[0], per_epoch, epochs)
+        if watch.recorded(point, due, per_epoch, epochs) != epochs:
             return False
     return True
 
@@ -195,14 +200,20 @@ def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
     """
     group = ready.group
     saved = workdir / "groups" / group.name / "checkpoints"
-    files = [workdir / "points" / name / "metrics.jsonl" for name in group.names]
+    points = [workdir / "points" / name for name in group.names]
+    files = [point / "metrics.jsonl" for point in points]
     rows = [records.read_rows(file, tolerate_tail=True) for file in files]
     recorded = min(own[-1]["epoch"] if own else 0 for own in rows)
+    per_epoch = ready.run.steps_per_epoch
+    due = watch.due(group.points[0], per_epoch, ready.epochs)
+    recorded = min(watch.recorded(point, due, per_epoch, recorded) for point in points)
     epoch = checkpoint.newest_good(saved, recorded)
     for file, own in zip(files, rows):
         kept = [row for row in own if row["epoch"] <= epoch]
         if file.exists() or kept:
             records.rewrite_rows(file, kept)
+    for point in points:
+        watch.cut(point, epoch * per_epoch)
     if epoch:
         return checkpoint.restore(saved / str(epoch), ready.program.state), epoch
     return start(ready), 0
@@ -238,6 +249,7 @@ def train(
     inputs = feed(ready)
     log = metrics.GroupRecords(points, tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
+    watching = watch.Watch(ready, workdir, inputs)
     started = flushed = saved = time.monotonic()
 
     warned = False
@@ -255,8 +267,10 @@ def train(
     try:
         pending = None
         for number in range(begin, ready.epochs):
+            watching.before(number, state)
             place = ready.program.place("every", np.int32(number))
             state, values = ready.epoch(state, *inputs, place)
+            watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:
                 read(*pending)
@@ -266,6 +280,7 @@ def train(
                 read(*pending)
                 pending = None
                 log.flush(sync=True)
+                watching.sync()
                 saver.save(number + 1, state)
                 saved = flushed = time.monotonic()
             elif now - flushed > FLUSH_SECONDS:
@@ -274,10 +289,11 @@ def train(
         if pending:
             read(*pending)
         log.flush(sync=True)
+        watching.sync()
     finally:
         saver.close()
         log.close()
-    seconds = time.monotonic() - started
+    seconds = time.monotonic() - started - watching.seconds
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
@@ -292,6 +308,8 @@ def train(
             "seconds": round(seconds, 3),
             "compile_seconds": round(ready.compile_seconds, 3),
         }
+        if watching.seconds:
+            line["curvature_seconds"] = round(watching.seconds, 3)
         records.append_plain(point / "timing.jsonl", line)
     _finish(ready, workdir)
     return ready.epochs - begin

@@ -88,12 +88,15 @@ class Program(NamedTuple):
       epoch: `epoch(state, seeds, traced, labels, data, number) -> (state, metrics)`; seeds
         [seeds] uint32, traced a dict of [cells] floats, labels [seeds, cells, n], number an int32
         scalar. The state is donated; metrics is a dict of [seeds, cells].
+      advance: `advance(state, seeds, traced, labels, data, number, begin, count) -> state`: some
+        updates of an epoch, the state left as it is. Compiled when first used.
       state: shapes and shardings of the state, for compiling and for restoring a checkpoint.
       mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong.
     """
 
     start: Callable[..., PyTree]
     epoch: Any  # jitted: what it does not say in types is `lower`
+    advance: Callable[..., PyTree]
     state: PyTree
     mesh: Mesh
     specs: dict[str, PartitionSpec]
@@ -130,8 +133,10 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
             batched, seeds, lambda x: jnp.broadcast_to(x[:, None], (len(x), cells, *x.shape[1:]))
         )
 
-    epoch_seed = _map(run.epoch, (batched, False, True, True, False, False), (batched, True))
-    epoch = _map(epoch_seed, (batched, True, False, True, False, False), (batched, True))
+    def over_runs(fn, out, scalars):
+        own = (False,) * scalars
+        of_a_seed = _map(fn, (batched, False, True, True, False, *own), out)
+        return _map(of_a_seed, (batched, True, False, True, False, *own), out)
 
     grid = PartitionSpec(*AXES)
     seeds, cells = (PartitionSpec(axis) for axis in AXES)
@@ -148,16 +153,17 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
         one,
         state,
     )
-    sharded_epoch = jax.shard_map(
-        epoch,
-        mesh=mesh,
-        in_specs=(state, seeds, cells, grid, every, every),
-        out_specs=(state, grid),
-        check_vma=False,
-    )
+
+    def sharded(fn, out, scalars):
+        specs = (state, seeds, cells, grid, every, *(every,) * scalars)
+        return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
+
+    epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
+    advance = sharded(over_runs(run.advance, batched, 3), state, 3)
     return Program(
         start=jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)),
-        epoch=jax.jit(sharded_epoch, donate_argnums=0),
+        epoch=jax.jit(epoch, donate_argnums=0),
+        advance=jax.jit(advance),
         state=shapes,
         mesh=mesh,
         specs={"seeds": seeds, "cells": cells, "grid": grid, "every": every},

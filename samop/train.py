@@ -30,6 +30,8 @@ class Run(NamedTuple):
       start: `start(params, model_state) -> TrainState` before the first step.
       epoch: `epoch(state, seed, traced, labels, data, number) -> (state, metrics)`: one pass
         over the training data as one scan, then evaluation.
+      advance: `advance(state, seed, traced, labels, data, number, begin, count) -> state`: the
+        updates begin … begin + count − 1 of that epoch alone.
       steps_per_epoch: number of updates in an epoch.
       due: `due(number)`: whether the metrics of that epoch hold a measured perturbation.
     """
@@ -38,6 +40,7 @@ class Run(NamedTuple):
     labels: Callable[..., jax.Array]
     start: Callable[..., TrainState]
     epoch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    advance: Callable[..., TrainState]
     steps_per_epoch: int
     due: Callable[[Any], Any]
 
@@ -111,7 +114,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         params = precision.cast(params, precision.DTYPES[config["precision"]["params"]])
         return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
 
-    def epoch(state, seed, traced, labels, data, number):
+    def stepper(seed, traced, labels, data, number):
         opt = optimizer(traced, seed)
         order_seed = own_seed("order_seed", seed)
         dropout = sampling.stream(seed, sampling.DROPOUT)
@@ -126,6 +129,15 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
             return train_step(state, batch, key, workload, opt, passes)
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
+        return opt, inputs, body, order
+
+    def advance(state, seed, traced, labels, data, number, begin, count):
+        *_, body, order = stepper(seed, traced, labels, data, number)
+        one = lambda i, state: body(state, order[i])[0]  # noqa: E731
+        return jax.lax.fori_loop(begin, begin + count, one, state)
+
+    def epoch(state, seed, traced, labels, data, number):
+        opt, inputs, body, order = stepper(seed, traced, labels, data, number)
         state, seen = jax.lax.scan(body, state, order)
         metrics = {f"train_{name}": jnp.mean(value) for name, value in seen.items()}
         params = transforms.eval_params(state.opt_state, state.params)
@@ -142,4 +154,4 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
             metrics.update(if_due(number, measured))
         return state, metrics
 
-    return Run(workload.init, labels, start, epoch, steps_per_epoch, due)
+    return Run(workload.init, labels, start, epoch, advance, steps_per_epoch, due)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from samop import variants
+from samop import cadence, variants
 from samop.config import get
 from samop.errors import UserError, nearest
 
@@ -17,6 +17,8 @@ MODES = ("auto", "vmap", "loop")
 BUDGETS = ("epochs", "grad_evals")
 DTYPES = ("float32", "bfloat16", "float16")
 SECOND_PASSES = ("float32", "compute")
+# What can be measured of a network's curvature; samop.measures says what each word records.
+WHAT = ("eigenvalues", "negative", "trace", "moments", "ggn", "density", "layers", "sharpness")
 # Of single variants: the closed range, -1 standing for the variant's default.
 RANGES = {
     "eta": (0, math.inf),
@@ -46,6 +48,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _base(config)
     _perturbation(config)
     _precision(config)
+    _curvature(config)
 
 
 def _data(config) -> None:
@@ -175,6 +178,34 @@ def _precision(config) -> None:
             f"a perturbed pass in precision.compute={fields['compute']!r} can switch SAM off, so "
             "what is left of it has to be in the record: set train.diagnostics_every"
         )
+
+
+def _curvature(config) -> None:
+    fields = config["curvature"]
+    cadence.parse(fields["every"], "curvature.every")
+    for word in fields["what"]:
+        if word not in WHAT:
+            raise UserError(
+                f"curvature.what={tuple(fields['what'])} holds {word!r}{nearest(str(word), WHAT)}; "
+                f"allowed: {', '.join(WHAT)}"
+            )
+    if fields["every"] and not fields["what"]:
+        raise UserError("curvature.what=() measures nothing: name something, or unset every")
+    _whole(config, "curvature.examples", 0)
+    for field in ("k", "probes", "density_probes", "density_steps", "max_matvecs"):
+        _whole(config, f"curvature.{field}", 1)
+    if fields["max_matvecs"] < fields["k"]:
+        raise UserError(
+            f"curvature.max_matvecs={fields['max_matvecs']} should be at least "
+            f"curvature.k={fields['k']}"
+        )
+    for order in fields["orders"]:
+        if isinstance(order, bool) or not isinstance(order, int) or not 2 <= order <= 8:
+            raise UserError(
+                f"curvature.orders={tuple(fields['orders'])} should hold whole numbers from 2 to 8"
+            )
+    for field, least in (("rho", 1e-12), ("tol", 1e-6)):
+        _number(config, f"curvature.{field}", least, math.inf)
 
 
 def _one_of(config, field, allowed) -> None:

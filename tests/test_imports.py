@@ -23,9 +23,9 @@ LAYERS = {
         "records",
         "variants",
     },
-    1: {"config", "validation", "data", "optim"},
-    2: {"workloads", "step", "train"},
-    3: {"sharding", "checkpoint", "metrics", "groups", "environment", "loop", "progress"},
+    1: {"config", "validation", "cadence", "theory", "data", "optim"},
+    2: {"workloads", "step", "train", "measures"},
+    3: {"sharding", "checkpoint", "metrics", "groups", "environment", "watch", "loop", "progress"},
     4: {"timings", "sweep", "plans"},
     5: {
         "statistics",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 # Folded into a run's seed, so that no two uses of it share random numbers.
-INIT, DROPOUT, ORDER, NOISE, AUGMENT, PERTURB = range(6)
+INIT, DROPOUT, ORDER, NOISE, AUGMENT, PERTURB, CURVATURE = range(7)
 
 
 def stream(seed: jax.typing.ArrayLike, purpose: int) -> jax.Array:

@@ -13,6 +13,7 @@ Several batches are weighted by their numbers of examples, or by `batch_weight(b
 """
 
 from samop.hessian.batches import Stack as Stack
+from samop.hessian.batches import examples as examples
 from samop.hessian.batches import stack as stack
 from samop.hessian.checks import check_separable as check_separable
 from samop.hessian.estimate import Estimate as Estimate
@@ -32,9 +33,11 @@ from samop.hessian.operators import ggn_vp as ggn_vp
 from samop.hessian.operators import hessian as hessian
 from samop.hessian.operators import hvp as hvp
 from samop.hessian.operators import linear as linear
+from samop.hessian.sharpness import AtRadius as AtRadius
 from samop.hessian.sharpness import Sharpness as Sharpness
 from samop.hessian.sharpness import normalized_logits as normalized_logits
 from samop.hessian.sharpness import sharpness as sharpness
+from samop.hessian.sharpness import sharpness_at_radius as sharpness_at_radius
 from samop.hessian.spectrum import Density as Density
 from samop.hessian.spectrum import spectral_density as spectral_density
 from samop.hessian.traces import frobenius_norm as frobenius_norm

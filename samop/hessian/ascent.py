@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from samop import precision, trees
+from samop.hessian import draws
 from samop.hessian.operators import LossFn, join
 
 PyTree = Any
@@ -131,10 +132,7 @@ def at_random(
     here = mean(sub)
 
     def draw(key):
-        leaves, structure = jax.tree.flatten(sub)
-        split = jax.random.split(key, len(leaves))
-        noise = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(split, leaves)]
-        delta = jax.tree.map(jnp.multiply, scales, jax.tree.unflatten(structure, noise))
+        delta = jax.tree.map(jnp.multiply, scales, draws.normal(key, sub))
         both = [mean(trees.mix(1.0, sub, sign * rho, delta)) for sign in (1, -1)]
         return (both[0] + both[1]) / 2 - here
 
@@ -180,13 +178,9 @@ def _checkpoints(steps: int) -> np.ndarray:
 
 
 def _start(key, like, norm, rho):
-    leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
     if norm == 2:
-        draw = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
-        return trees.scale(rho, _direction(jax.tree.unflatten(structure, draw), norm))
-    draw = [jax.random.uniform(k, x.shape, x.dtype, -1, 1) for k, x in zip(keys, leaves)]
-    return trees.scale(rho, jax.tree.unflatten(structure, draw))
+        return trees.scale(rho, _direction(draws.normal(key, like), norm))
+    return trees.scale(rho, draws.uniform(key, like))
 
 
 def _direction(g, norm):

@@ -14,6 +14,7 @@ import numpy as np
 
 from samop import trees
 from samop.errors import UserError
+from samop.hessian import draws
 from samop.hessian.operators import Operator, operator_of
 
 PyTree = Any
@@ -84,7 +85,7 @@ def lanczos(matvec: Callable[[PyTree], PyTree], v0: PyTree, num_steps: int) -> L
         alpha = alpha.at[j].set(h[j])
         scale = jnp.maximum(scale, jnp.abs(h[j]) + length)
         broken = length <= _negligible(_dtype(v)) * scale
-        other = lambda: orthogonal(basis, _gaussian(jax.random.key(j), v), j)  # noqa: E731
+        other = lambda: orthogonal(basis, draws.normal(jax.random.key(j), v), j)  # noqa: E731
         after = jax.lax.cond(broken, other, lambda: after)
         beta = beta.at[j].set(jnp.where(broken, 0, length))
         return basis, after, alpha, beta, scale
@@ -312,7 +313,7 @@ _step = jax.jit(_extend, donate_argnums=(0, 2))
 
 @jax.jit
 def _other(basis, like, key, j):
-    return orthogonal(basis, _gaussian(key, like), j)
+    return orthogonal(basis, draws.normal(key, like), j)
 
 
 @jax.jit
@@ -332,15 +333,8 @@ def empty(vector, rows):
     )
 
 
-def _gaussian(key, like):
-    leaves, structure = jax.tree.flatten(like)
-    keys = jax.random.split(key, len(leaves))
-    drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves)]
-    return jax.tree.unflatten(structure, drawn)
-
-
 def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:
-    noise = _unit(jax.jit(lambda key: _gaussian(key, like))(key))
+    noise = _unit(draws.normal(key, like))
     if start is None:
         return noise
     shapes = jax.tree.map(lambda x: x.shape[1:], start)

@@ -11,17 +11,18 @@ from samop import trees
 from samop.errors import UserError
 from samop.hessian import ascent
 from samop.hessian import batches as data
+from samop.hessian.checks import check_separable
 from samop.hessian.estimate import Estimate, at_least, finite, mean
 from samop.hessian.krylov import Eigenvalues, top_eigenvalues
-from samop.hessian.operators import Operator, hessian, make_options, split
+from samop.hessian.operators import Operator, hessian, join, make_options, split
 from samop.hessian.traces import trace
 
 PyTree = Any
 NORMS = (2, float("inf"))
 
 
-class Sharpness(NamedTuple):
-    """One record. "Adaptive" scales coordinates by c = |w|; otherwise c = 1.
+class AtRadius(NamedTuple):
+    """The loss around a network. "Adaptive" scales coordinates by c = |w|; otherwise c = 1.
 
     Attributes:
       loss: L(w) on the examples used.
@@ -29,16 +30,7 @@ class Sharpness(NamedTuple):
         over ‖δ/c‖_p ≤ ρ, as found by APGD: lower bounds. The standard error is over subsets.
       average, average_adaptive: E L(w+δ) − L(w), δ ~ N(0, ρ² diag c²). As σ is per coordinate,
         these grow with the number of parameters.
-      eigenvalues: the five largest of the Hessian.
-      lambda_max, lambda_max_adaptive: of H, and of DHD with D = diag(c). At a minimum and for small
-        ρ, ½ρ² of it is the worst case; off one ρ‖c⊙g‖ adds to that.
-      lambda_ratio: λ₁/λ₅; NaN with fewer than five parameters.
-      trace, trace_adaptive: of H and DHD; ½ρ² of it is the average.
-      trace_per_parameter: trace / number of parameters.
-      layers: name → λ_max of the layer's diagonal block.
-      converged: whether all eigenvalues converged.
       examples: how many were used.
-      rho, m, norm: as given.
     """
 
     loss: float
@@ -46,6 +38,26 @@ class Sharpness(NamedTuple):
     worst_case_adaptive: Estimate
     average: Estimate
     average_adaptive: Estimate
+    examples: int
+
+
+class Sharpness(NamedTuple):
+    """One record of all measures.
+
+    Attributes:
+      at_radius: see `AtRadius`.
+      eigenvalues: the five largest of the Hessian H.
+      lambda_max: the largest. At a minimum and for small ρ, ½ρ² of it is the worst case; off one
+        ρ‖g‖ adds to that.
+      lambda_ratio: λ₁/λ₅; NaN with fewer than five parameters.
+      lambda_max_adaptive: of DHD, D = diag(|w|), which rescaling a network's layers leaves alone.
+      trace, trace_adaptive: of H and DHD; ½ρ² of it is the average.
+      trace_per_parameter: trace / number of parameters.
+      layers: name → λ_max of the layer's diagonal block.
+      converged: whether all eigenvalues did.
+    """
+
+    at_radius: AtRadius
     eigenvalues: Eigenvalues
     lambda_max: float
     lambda_ratio: float
@@ -55,10 +67,75 @@ class Sharpness(NamedTuple):
     trace_per_parameter: float
     layers: dict[str, Eigenvalues]
     converged: bool
-    examples: int
-    rho: float
-    m: int
-    norm: float
+
+
+def sharpness_at_radius(
+    loss_fn: Any,
+    params: PyTree,
+    batches: Any,
+    *,
+    key: jax.Array,
+    rho: float = 0.05,
+    rho_adaptive: float | None = None,
+    m: int = 128,
+    norm: float = 2,
+    steps: int = 20,
+    num_draws: int = 32,
+    **options: Any,
+) -> AtRadius:
+    """Worst-case and average sharpness, plain and adaptive.
+
+    Args:
+      loss_fn: `loss_fn(params, batch) -> scalar` mean loss; networks in evaluation mode.
+      params: any pytree of floating-point arrays.
+      batches: in memory; all examples of one shape.
+      key: of everything random.
+      rho: radius ρ; `rho_adaptive`, where given, is that of the adaptive measures, whose
+        coordinates are relative to |w|.
+      m: examples a subset; what is left over is not used.
+      norm: p of the worst case, 2 or inf.
+      steps: of APGD.
+      num_draws: random perturbations, each with its negative.
+      **options: see `samop.hessian.Options`.
+
+    Raises:
+      UserError: impossible arguments, or values that are not finite.
+    """
+    relative = rho if rho_adaptive is None else rho_adaptive
+    for name, value in (("rho", rho), ("rho_adaptive", relative)):
+        if not (np.isfinite(value) and value > 0):
+            raise UserError(f"{name}={value} should be a finite number > 0")
+    if norm not in NORMS:
+        raise UserError(f"norm={norm!r} is not allowed; allowed: 2, inf")
+    at_least("steps", steps, 2)
+    at_least("num_draws", num_draws, 1)
+    how = make_options(options)
+    dtype = None if how.dtype is None else jnp.dtype(how.dtype)
+    sub, rest = split(params, how)
+    subsets = _subsets(batches, m)
+    if how.check:
+        first = jax.tree.map(lambda x: x[0], subsets)
+        check_separable(loss_fn, join(sub, rest), first, how.batch_weight)
+    what = "the loss around the parameters"
+
+    def around(scales, radius, key):
+        args = (sub, rest, scales, subsets, jnp.asarray(radius, float))
+        start, draws = jax.random.split(key)
+        highest = ascent.worst(loss_fn, dtype, float(norm), steps, *args, start)
+        means = ascent.at_random(loss_fn, dtype, *args, jax.random.split(draws, num_draws))
+        return mean(finite(highest, what), 0, "APGD"), mean(finite(means, what), 0, "±normal")
+
+    flat, adaptive = jax.random.split(key)
+    worst, average = around(jax.tree.map(jnp.ones_like, sub), rho, flat)
+    worst_adaptive, average_adaptive = around(jax.tree.map(jnp.abs, sub), relative, adaptive)
+    return AtRadius(
+        loss=float(ascent.mean_loss(loss_fn, dtype, sub, rest, subsets)),
+        worst_case=worst,
+        worst_case_adaptive=worst_adaptive,
+        average=average,
+        average_adaptive=average_adaptive,
+        examples=m * len(jax.tree.leaves(subsets)[0]),
+    )
 
 
 def sharpness(
@@ -79,85 +156,50 @@ def sharpness(
     layers: bool = True,
     **options: Any,
 ) -> Sharpness:
-    """Worst-case, average and Hessian sharpness at a radius.
+    """Worst-case, average and Hessian sharpness, in one record.
 
     Args:
-      loss_fn: `loss_fn(params, batch) -> scalar` mean loss; networks in evaluation mode.
-      params: any pytree of floating-point arrays.
-      batches: in memory; all examples of one shape.
-      key: of everything random.
-      rho: radius ρ; `rho_adaptive`, where given, is that of the adaptive measures, whose
-        coordinates are relative to |w|.
-      m: examples a subset; what is left over is not used for the worst case and the average.
-      norm: p of the worst case, 2 or inf.
-      steps: of APGD.
-      num_draws: random perturbations, each with its negative.
       num_samples: products for each trace.
       tol, max_matvecs: see `top_eigenvalues`.
       layers: also each layer's λ_max; leaves with a common parent are a layer.
-      **options: see `samop.hessian.Options`.
-
-    Raises:
-      UserError: impossible arguments, or values that are not finite.
+      The others: see `sharpness_at_radius`.
     """
-    relative = rho if rho_adaptive is None else rho_adaptive
-    for name, value in (("rho", rho), ("rho_adaptive", relative)):
-        if not (np.isfinite(value) and value > 0):
-            raise UserError(f"{name}={value} should be a finite number > 0")
-    if norm not in NORMS:
-        raise UserError(f"norm={norm!r} is not allowed; allowed: 2, inf")
-    at_least("steps", steps, 2)
-    at_least("num_draws", num_draws, 1)
     op = hessian(loss_fn, params, batches, **options)
-    how = make_options(options)
-    dtype = None if how.dtype is None else jnp.dtype(how.dtype)
-    sub, rest = split(params, how)
-    subsets = _subsets(batches, m)
-    number = len(jax.tree.leaves(subsets)[0])
-    keys = jax.random.split(key, 8)
-    one = jax.tree.map(jnp.ones_like, sub)
-    size = jax.tree.map(jnp.abs, sub)
-
-    def around(scales, radius, number_of_key):
-        radius, own = jnp.asarray(radius, float), keys[number_of_key]
-        args = (sub, rest, scales, subsets, radius)
-        highest = ascent.worst(loss_fn, dtype, float(norm), steps, *args, own)
-        draws = jax.random.split(jax.random.fold_in(own, 1), num_draws)
-        mean_of = ascent.at_random(loss_fn, dtype, *args, draws)
-        return (
-            mean(finite(highest, "the loss around the parameters"), 0, "APGD"),
-            mean(finite(mean_of, "the loss around the parameters"), 0, "antithetic normal"),
-        )
-
-    def top(op, k, number_of_key):
-        own = keys[number_of_key]
-        return top_eigenvalues(op, k=k, key=own, tol=tol, max_matvecs=max_matvecs)
-
+    keys = jax.random.split(key, 6)
+    radius = sharpness_at_radius(
+        loss_fn,
+        params,
+        batches,
+        key=keys[0],
+        rho=rho,
+        rho_adaptive=rho_adaptive,
+        m=m,
+        norm=norm,
+        steps=steps,
+        num_draws=num_draws,
+        **{**options, "check": False},
+    )
+    size = jax.tree.map(jnp.abs, split(params, make_options(options))[0])
     scaled = Operator(op.like, None, host=lambda v: _times(size, op(_times(size, v))))
-    flat, adaptive = around(one, rho, 0), around(size, relative, 1)
-    values, largest = top(op, min(5, op.size), 2), top(scaled, 1, 3)
-    blocks = {name: top(block, 1, 4) for name, block in _blocks(op)} if layers else {}
-    found = trace(op, key=keys[5], num_samples=num_samples)
+
+    def top(op, k, key):
+        return top_eigenvalues(op, k=k, key=key, tol=tol, max_matvecs=max_matvecs)
+
+    values, largest = top(op, min(5, op.size), keys[1]), top(scaled, 1, keys[2])
+    blocks = {name: top(block, 1, keys[3]) for name, block in layer_blocks(op)} if layers else {}
+    found = trace(op, key=keys[4], num_samples=num_samples)
     first, last = values.values[0], values.values[-1]
     return Sharpness(
-        loss=float(ascent.mean_loss(loss_fn, dtype, sub, rest, subsets)),
-        worst_case=flat[0],
-        worst_case_adaptive=adaptive[0],
-        average=flat[1],
-        average_adaptive=adaptive[1],
+        at_radius=radius,
         eigenvalues=values,
         lambda_max=float(first),
         lambda_ratio=float(first / last) if op.size >= 5 and last else float("nan"),
         lambda_max_adaptive=largest,
         trace=found,
-        trace_adaptive=trace(scaled, key=keys[6], num_samples=num_samples),
+        trace_adaptive=trace(scaled, key=keys[5], num_samples=num_samples),
         trace_per_parameter=found.value / op.size,
         layers=blocks,
         converged=all(x.converged for x in (values, largest, *blocks.values())),
-        examples=number * m,
-        rho=float(rho),
-        m=m,
-        norm=float(norm),
     )
 
 
@@ -197,7 +239,7 @@ def _times(scales, v):
     return jax.tree.map(jnp.multiply, scales, v)
 
 
-def _blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
+def layer_blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
     """(name, diagonal block) of each layer: leaves with a common parent.
 
     Through products with the whole matrix: a program of its own for each layer would take longer

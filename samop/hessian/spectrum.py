@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from samop.hessian import draws
 from samop.hessian.estimate import Estimate, at_least, jackknife, mean
 from samop.hessian.krylov import Krylov
 from samop.hessian.operators import operator_of
-from samop.hessian.traces import signs
 
 PyTree = Any
 
@@ -93,7 +93,8 @@ def spectral_density(
     steps = min(num_steps, op.size)
     nodes, weights = np.zeros((2, num_probes, steps))
     for i in range(num_probes):
-        krylov = Krylov(op, signs(key, i, op.like), steps, jax.random.fold_in(key, num_probes + i))
+        start, other = (jax.random.fold_in(key, j) for j in (i, num_probes + i))
+        krylov = Krylov(op, draws.signs(start, op.like), steps, other)
         for _ in range(steps):
             krylov.step()
         values, coefficients, _ = krylov.ritz()

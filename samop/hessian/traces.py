@@ -9,7 +9,7 @@ import numpy as np
 
 from samop import trees
 from samop.errors import UserError
-from samop.hessian import krylov
+from samop.hessian import draws, krylov
 from samop.hessian.estimate import Estimate, at_least, finite, jackknife, mean
 from samop.hessian.operators import Operator, operator_of
 
@@ -53,7 +53,7 @@ def trace(
         return _xtrace(op, key, num_samples // 2)
     if method == "hutch++":
         return _hutchpp(op, key, num_samples // 3)
-    samples = [_form(op, signs(key, i, op.like)) for i in range(num_samples)]
+    samples = [_form(op, _signs(key, i, op.like)) for i in range(num_samples)]
     return mean(finite(samples, "a product"), num_samples, method)
 
 
@@ -72,22 +72,13 @@ def frobenius_norm(
     """
     op = operator_of(loss_fn, params, batches, options)
     at_least("num_samples", num_samples, 1)
-    squares = [_square(op(signs(key, i, op.like))) for i in range(num_samples)]
+    squares = [_square(op(_signs(key, i, op.like))) for i in range(num_samples)]
     values = finite(squares, "a product")
     return jackknife(np.sqrt, values, num_samples, "hutchinson")
 
 
-def signs(key: jax.Array, number: int, like: PyTree) -> PyTree:
-    """The random signs with that number: independent ±1, a pytree like `like`."""
-    leaves, structure = jax.tree.flatten(like)
-    shapes = tuple((x.shape, np.dtype(x.dtype)) for x in leaves)
-    return jax.tree.unflatten(structure, _signs(shapes, key, number))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _signs(shapes, key, number):
-    keys = jax.random.split(jax.random.fold_in(key, number), len(shapes))
-    return [jax.random.rademacher(k, *shape) for k, shape in zip(keys, shapes)]
+def _signs(key: jax.Array, number: int, like: PyTree) -> PyTree:
+    return draws.signs(jax.random.fold_in(key, number), like)
 
 
 def _form(op: Operator, z: PyTree) -> jax.Array:
@@ -99,13 +90,13 @@ def _hutchpp(op: Operator, key: jax.Array, third: int) -> Estimate:
     sketch, rest = (jax.random.fold_in(key, i) for i in range(2))
     basis = None
     for i in range(third):
-        product = op(signs(sketch, i, op.like))
+        product = op(_signs(sketch, i, op.like))
         if basis is None:
             basis = krylov.empty(product, third)
         basis = _join(basis, product, i)
     rows = (jax.tree.map(lambda q, i=i: q[i], basis) for i in range(third))
     inside = finite([_form(op, row) for row in rows], "a product").sum()
-    samples = [_form(op, _outside(basis, signs(rest, i, op.like))) for i in range(third)]
+    samples = [_form(op, _outside(basis, _signs(rest, i, op.like))) for i in range(third)]
     return mean(finite(samples, "a product"), 3 * third, "hutch++", float(inside))
 
 
