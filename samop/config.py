@@ -76,6 +76,7 @@ def defaults(model: str = "mlp") -> ConfigDict:
             "curvature": {
                 "every": "",  # "": never; "end", "100steps", "5epochs", "10%" (and at the end)
                 "what": ("eigenvalues", "trace", "moments"),  # see samop.measures.WHAT
+                "what_end": (),  # besides, of the trained network
                 "examples": 1000,  # the first of a fixed order of the training part; 0: all
                 "k": 5,  # eigenvalues
                 "probes": 32,  # products for a trace

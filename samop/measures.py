@@ -1,7 +1,8 @@
 """What is measured of a run's curvature, as a row of its `curvature.jsonl`.
 
-`config.curvature.what` names, all of the training loss with running averages (BatchNorm) on a fixed
-subset of the training examples with the labels they were trained on:
+`config.curvature.what`, and of the trained network `what_end` too, names, all of the training loss
+with running averages (BatchNorm) on a fixed subset of the training examples with the labels that
+they were trained on:
 - "eigenvalues": λ_max and the k largest, with residuals;  "negative": λ_min;
 - "trace": tr H with its standard error;
 - "moments": the non-uniformities s_k of single-example Hessians, for each of `orders`;
@@ -81,6 +82,7 @@ def measure(
     model_state: PyTree,
     batch: PyTree,
     key: jax.Array,
+    last: bool,
 ) -> Row:
     """One row, without its step. A network whose loss is not finite gives values of None.
 
@@ -90,21 +92,32 @@ def measure(
       params, model_state: the network.
       batch: what `batch_of` returned.
       key: of everything random.
+      last: whether the network is the trained one, so that `what_end` is measured too.
     """
     fields = config["curvature"]
-    subject = Subject(losses(workload), {"params": params, "state": model_state}, batch)
-    value = float(_value(subject.functions.loss, subject.variables, batch))
+    functions, variables = losses(workload), {"params": params, "state": model_state}
+    value = float(_value(functions.loss, variables, batch))
     row: Row = {
         "examples": hessian.examples(batch),
         "parameters": trees.size(params),
         "loss": value,
     }
-    for number, word in enumerate(fields["what"]):
-        if np.isfinite(value):
-            row |= MEASURES[word](fields, subject, jax.random.fold_in(key, number))
-        else:
-            row |= dict.fromkeys(names(word, fields))
+    words = dict.fromkeys([*fields["what"], *(fields["what_end"] if last else ())])
+    if not np.isfinite(value):
+        return row | {name: None for word in words for name in names(word, fields)}
+    subject = Subject(functions, variables, batch)
+    for word in words:
+        own = jax.random.fold_in(key, WORDS.index(word))
+        row |= MEASURES[word](fields, subject, own)
     return row
+
+
+def _params(path: tuple[str, ...], leaf: Any) -> bool:
+    return path[0] == "params"
+
+
+# Of every operator; the loss is checked once a subject.
+OPTIONS: dict[str, Any] = {"where": _params, "check": False}
 
 
 class Subject:
@@ -115,11 +128,12 @@ class Subject:
         self.variables = jax.tree.map(jnp.asarray, variables)
         self.examples = len(jax.tree.leaves(batch)[0])
         self.batches = hessian.stack(batch, min(self.examples, CHUNK))
+        hessian.check_separable(functions.loss, self.variables, batch)
 
     @functools.cached_property
     def hessian(self) -> hessian.Operator:
         """Of the loss in the parameters."""
-        return hessian.hessian(self.functions.loss, self.variables, self.batches, where=_params)
+        return hessian.hessian(self.functions.loss, self.variables, self.batches, **OPTIONS)
 
 
 def names(word: str, fields: Mapping[str, Any]) -> list[str]:
@@ -175,7 +189,7 @@ def _moments(fields, subject, key) -> Row:
 def _ggn(fields, subject, key) -> Row:
     functions = subject.functions
     args = (functions.model, functions.criterion, subject.variables, subject.batches)
-    op = hessian.ggn(*args, where=_params)
+    op = hessian.ggn(*args, **OPTIONS)
     trace = hessian.trace(op, key=jax.random.fold_in(key, 1), num_samples=fields["probes"])
     found = hessian.ggn_moments(*args, **_moment_options(fields, key))
     return {
@@ -215,7 +229,7 @@ def _sharpness(fields, subject, key) -> Row:
         key=key,
         rho=fields["rho"],
         m=min(128, subject.examples),
-        where=_params,
+        **OPTIONS,
     )
     row: Row = {}
     for name in _AROUND:
@@ -235,13 +249,12 @@ MEASURES = {
 }
 
 
+WORDS = tuple(MEASURES)
+
+
 def key_of(seed: int, step: int) -> jax.Array:
     """The key of a run's measurements after a step."""
     return jax.random.fold_in(sampling.stream(np.uint32(seed), sampling.CURVATURE), step)
-
-
-def _params(path: tuple[str, ...], leaf: Any) -> bool:
-    return path[0] == "params"
 
 
 def _top(op, fields, key, **kwargs):
@@ -251,7 +264,7 @@ def _top(op, fields, key, **kwargs):
 
 def _moment_options(fields, key):
     options = {name: fields[name] for name in ("orders", "tol", "max_matvecs")}
-    return {**options, "key": key, "where": _params}
+    return {**options, "key": key, **OPTIONS}
 
 
 def _value_of(name: str, found: hessian.Eigenvalues) -> Row:

@@ -183,13 +183,14 @@ def _precision(config) -> None:
 def _curvature(config) -> None:
     fields = config["curvature"]
     cadence.parse(fields["every"], "curvature.every")
-    for word in fields["what"]:
-        if word not in WHAT:
-            raise UserError(
-                f"curvature.what={tuple(fields['what'])} holds {word!r}{nearest(str(word), WHAT)}; "
-                f"allowed: {', '.join(WHAT)}"
-            )
-    if fields["every"] and not fields["what"]:
+    for field in ("what", "what_end"):
+        for word in fields[field]:
+            if word not in WHAT:
+                raise UserError(
+                    f"curvature.{field}={tuple(fields[field])} holds {word!r}"
+                    f"{nearest(str(word), WHAT)}; allowed: {', '.join(WHAT)}"
+                )
+    if fields["every"] and not (*fields["what"], *fields["what_end"]):
         raise UserError("curvature.what=() measures nothing: name something, or unset every")
     _whole(config, "curvature.examples", 0)
     for field in ("k", "probes", "density_probes", "density_steps", "max_matvecs"):

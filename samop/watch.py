@@ -100,12 +100,15 @@ class Watch:
         grid = jax.device_get((params, state.model_state))
         whole, part = divmod(step, self._spe)
         epoch = step / self._spe if part else whole
+        last = step == self._due[-1]
         for i, (point, file) in enumerate(zip(group.points, self._files)):
             place = divmod(i, group.layout.cells)
             params, model_state = jax.tree.map(lambda x, place=place: x[place], grid)
             batch = self._batch(point)
             key = measures.key_of(point["seed"], step)
-            row = measures.measure(self._config, ready.workload, params, model_state, batch, key)
+            row = measures.measure(
+                self._config, ready.workload, params, model_state, batch, key, last
+            )
             records.append_rows(file, [{"step": step, "epoch": epoch, **row}])
         self.seconds += time.monotonic() - begin
 

@@ -185,7 +185,7 @@ class Krylov:
 
     def __init__(self, op: Operator, v: PyTree, room: int, key: jax.Array):
         self._op, self._key, self.room = op, key, room
-        self._next = _unit(v)
+        self._next = op.place(_unit(v))
         self._basis: PyTree = None
         self._matrix = np.zeros((room, room))
         self._beta = 0.0
@@ -198,10 +198,7 @@ class Krylov:
         product = self._op(self._next)
         self.num_matvecs += 1
         if self._basis is None:
-            self._next = jax.tree.map(
-                lambda v, x: jax.device_put(v, x.sharding), self._next, product
-            )
-            self._basis = empty(product, self.room)
+            self._basis = empty(self._op, self.room)
         self._basis, h, beta, after = _step(self._basis, self._next, product, j)
         h, beta = np.asarray(h, float)[: j + 1], float(beta)
         if not np.isfinite(beta) or not np.all(np.isfinite(h)):
@@ -218,7 +215,7 @@ class Krylov:
             self._beta = 0.0
             if self.length < self._op.size:
                 key = jax.random.fold_in(self._key, self.num_matvecs)
-                self._next = _other(self._basis, after, key, j)
+                self._next = self._op.place(_other(self._basis, after, key, j))
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(values [m] ascending, coefficients [m, m], residuals [m]), each pair a column."""
@@ -326,11 +323,9 @@ def _inverse(length):
     return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
 
 
-def empty(vector, rows):
-    # On the devices of the product, so that the first step is compiled for where all others are.
-    return jax.tree.map(
-        lambda x: jax.device_put(jnp.zeros((rows, *x.shape), x.dtype), x.sharding), vector
-    )
+def empty(op: Operator, rows: int) -> PyTree:
+    """Zeros for a basis of vectors of an operator, leading axis `rows`."""
+    return op.place(jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), op.like))
 
 
 def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:

@@ -27,18 +27,24 @@ class Operator:
       fn: `fn(arguments, v)`, pure, where all data are in memory; else None.
       arguments: arrays that `fn` reads; kept apart so that no program holds them as constants.
       host: `host(v)`, a loop on the host, where `fn` is None or not to be compiled.
+      sharding: where vectors live; None: wherever jax puts them.
     """
 
     like: PyTree
     fn: Callable[[Any, PyTree], PyTree] | None
     arguments: Any = ()
     host: Callable[[PyTree], PyTree] | None = None
+    sharding: jax.sharding.Sharding | None = None
+
+    def place(self, v: PyTree) -> PyTree:
+        """The vector where vectors live, so that a program is compiled for one place only."""
+        return v if self.sharding is None else jax.device_put(v, self.sharding)
 
     def __call__(self, v: PyTree) -> PyTree:
         """The product with a vector, a pytree like `like`."""
         if self.host is not None:
             return self.host(v)
-        return _apply(self.fn, self.arguments, v)
+        return _apply(self.fn, self.arguments, self.place(v))
 
     @property
     def size(self) -> int:
@@ -170,8 +176,9 @@ def _operator(kind: Kind, params: PyTree, batches: Any, options: dict[str, Any])
     source = data.gather(batches, how.batch_weight, how.devices)
     if how.check:
         check_separable(kind.loss, join(sub, rest), data.first(source), how.batch_weight)
-    if how.devices is not None:
-        sub, rest = jax.device_put((sub, rest), data.replicated(how.devices))
+    sharding = None if how.devices is None else data.replicated(how.devices)
+    if sharding is not None:
+        sub, rest = jax.device_put((sub, rest), sharding)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sub)
     dtype = None if how.dtype is None else jnp.dtype(how.dtype)
     if isinstance(source, data.Stream):
@@ -183,8 +190,9 @@ def _operator(kind: Kind, params: PyTree, batches: Any, options: dict[str, Any])
     else:
         keep = bool(how.linearize)
     if keep:
-        return Operator(like, _mean_of_linear, _linearized(kind, dtype, sub, rest, source))
-    return Operator(like, _recomputed(kind, dtype), (sub, rest, source))
+        arguments = _linearized(kind, dtype, sub, rest, source)
+        return Operator(like, _mean_of_linear, arguments, sharding=sharding)
+    return Operator(like, _recomputed(kind, dtype), (sub, rest, source), sharding=sharding)
 
 
 def make_options(options: dict[str, Any]) -> Options:

@@ -88,12 +88,9 @@ def _form(op: Operator, z: PyTree) -> jax.Array:
 def _hutchpp(op: Operator, key: jax.Array, third: int) -> Estimate:
     third = min(third, op.size)
     sketch, rest = (jax.random.fold_in(key, i) for i in range(2))
-    basis = None
+    basis = krylov.empty(op, third)
     for i in range(third):
-        product = op(_signs(sketch, i, op.like))
-        if basis is None:
-            basis = krylov.empty(product, third)
-        basis = _join(basis, product, i)
+        basis = _join(basis, op(_signs(sketch, i, op.like)), i)
     rows = (jax.tree.map(lambda q, i=i: q[i], basis) for i in range(third))
     inside = finite([_form(op, row) for row in rows], "a product").sum()
     samples = [_form(op, _outside(basis, _signs(rest, i, op.like))) for i in range(third)]
