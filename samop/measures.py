@@ -183,7 +183,7 @@ def _trace(fields, subject, key) -> Row:
 def _moments(fields, subject, key) -> Row:
     args = (subject.functions.loss, subject.variables, subject.batches)
     found = hessian.hessian_moments(*args, **_moment_options(fields, key))
-    return _roots("s", found)
+    return roots("s", found)
 
 
 def _ggn(fields, subject, key) -> Row:
@@ -195,7 +195,7 @@ def _ggn(fields, subject, key) -> Row:
     return {
         **_value_of("ggn_lambda_max", found.a),
         **_estimate("ggn_trace", trace),
-        **_roots("ggn_s", found),
+        **roots("ggn_s", found),
     }
 
 
@@ -257,6 +257,25 @@ def key_of(seed: int, step: int) -> jax.Array:
     return jax.random.fold_in(sampling.stream(np.uint32(seed), sampling.CURVATURE), step)
 
 
+def stability_moments(
+    config: Mapping[str, Any],
+    workload: Workload,
+    params: PyTree,
+    model_state: PyTree,
+    batch: PyTree,
+    key: jax.Array,
+    *,
+    eta: float,
+    rho: float,
+) -> hessian.Moments:
+    """What `samop.theory.stability` judges, moments to the fourth. Arguments as for `measure`."""
+    functions, variables = losses(workload), {"params": params, "state": model_state}
+    subject = Subject(functions, variables, batch)
+    options = {**_moment_options(config["curvature"], key), "orders": (2, 3, 4)}
+    args = (functions.loss, subject.variables, subject.batches)
+    return hessian.hessian_moments(*args, **options, eta=eta, rho=rho)
+
+
 def _top(op, fields, key, **kwargs):
     limits = {"tol": fields["tol"], "max_matvecs": fields["max_matvecs"]}
     return hessian.top_eigenvalues(op, key=key, **limits, **kwargs)
@@ -275,7 +294,7 @@ def _value_of(name: str, found: hessian.Eigenvalues) -> Row:
     }
 
 
-def _roots(name: str, found: hessian.Moments) -> Row:
+def roots(name: str, found: hessian.Moments) -> Row:
     row: Row = {}
     for k, root in found.s.items():
         values = (root.value, root.residual, root.converged)

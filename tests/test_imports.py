@@ -37,6 +37,7 @@ LAYERS = {
         "summary",
         "figures",
         "report",
+        "curvature",
         "cli",
         "main",
     },

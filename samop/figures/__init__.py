@@ -3,7 +3,7 @@
 from samop.figures.curvature import curvature, curvatures
 from samop.figures.family import variants
 from samop.figures.layout import count_label, save
-from samop.figures.spectrum import spectrum
+from samop.figures.spectrum import one_spectrum, spectrum
 from samop.figures.training import curvature_training
 from samop.figures.width import accuracy, width_gap
 
@@ -13,6 +13,7 @@ __all__ = [
     "curvature",
     "curvature_training",
     "curvatures",
+    "one_spectrum",
     "save",
     "spectrum",
     "variants",

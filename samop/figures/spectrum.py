@@ -72,6 +72,37 @@ def spectrum(runs: pd.DataFrame, measured: pd.DataFrame) -> Figure:
     return figure
 
 
+def one_spectrum(density: Density, lines: list[str]) -> Figure:
+    """The spectral density of one network.
+
+    Args:
+      density: of it.
+      lines: what it is, beneath the title.
+    """
+    found = {"network": density}
+    row = {"base_point": "network", "sam_point": "", "parameters": density.parameters, "width": ""}
+    drawn = pd.DataFrame([row])
+    head = [
+        *lines,
+        f"density by stochastic Lanczos quadrature, smoothed by a Gaussian of width {SMOOTH:g} in "
+        "asinh(λ/λ₀): narrower peaks have its shape",
+    ]
+    with matplotlib.rc_context(STYLE):
+        handles = _handles(drawn, found, "density", "")
+        figure, panels = layout(
+            drawn,
+            Heading("The Hessian's eigenvalues", head),
+            ["parameters"],
+            [""],
+            entries=[handle.get_label() for handle in handles],
+            above=0.17,
+            panel=(2 * PANEL[0], PANEL[1]),
+        )
+        _draw(panels[0], f"{count_label(density.parameters)} parameters", found)
+        legend(figure, handles)
+    return figure
+
+
 def _chosen(runs: pd.DataFrame, measured: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Density]]:
     """A row of `flatness.pairs` per panel, with the number `n` it is one of; the densities."""
     nothing: tuple[pd.DataFrame, dict[str, Density]] = pd.DataFrame(), {}
@@ -132,8 +163,9 @@ def _draw(panel: Panel, title: str, found: Mapping[str, Density]) -> None:
     tops = [d.eigenvalues for d in shown.values()]
     size = float(np.nanmax(np.abs(np.concatenate([nodes, *tops])))) or 1.0
     unit = LINEAR * size
-    radius = f", ρ = {row['rho']:g}" if "sam" in shown else ""
-    explain(panel, title, f"seed {row['seed']}{radius} · λ₀ = {unit:.2g}")
+    of = [f"seed {row['seed']}"] if "seed" in row else []
+    of += [f"ρ = {row['rho']:g}"] if "sam" in shown else []
+    explain(panel, title, " · ".join([*([", ".join(of)] if of else []), f"λ₀ = {unit:.2g}"]))
     low, high = (np.arcsinh(end(nodes) / unit) for end in (np.nanmin, np.nanmax))
     grid = np.linspace(low - 5 * SMOOTH, high + 5 * SMOOTH, GRID)
     x = unit * np.sinh(grid)

@@ -1,0 +1,228 @@
+"""python -m samop.curvature --run=DIR: the curvature of a trained network, with error bars.
+
+DIR is a run's folder, WORKDIR/points/NAME. Measures all that `samop.measures` knows (or --what),
+prints it beside the criteria of linear stability at the run's rate and radius, and writes
+DIR/sharpness.json and DIR/spectrum.{png,pdf}. The sweep's own records stay as they are.
+"""
+
+import copy
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from rich.console import Console
+from rich.table import Table
+
+from samop import records, theory, validation
+from samop.errors import UserError
+
+Row = dict[str, Any]
+INTERPOLATES = 1e-3  # training loss below which a minimum may be called interpolating
+
+
+def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], seed: int) -> Row:
+    """Everything asked for of a finished run's network.
+
+    Args:
+      run: the run's folder.
+      what: words of `samop.measures`.
+      overrides: fields of `config.curvature` that hold instead of the run's own.
+      seed: of the random vectors.
+
+    Returns:
+      {"run", "curvature": settings, "row": see `samop.measures`, "eta", "rho", "note", "stability":
+      the criteria that apply}.
+
+    Raises:
+      UserError: no finished run, or fields that are not allowed.
+    """
+    from samop import checkpoint, measures
+    from samop.groups import read_point
+    from samop.train import make_run
+    from samop.workloads import build, parameters
+
+    if not (run / "config.json").exists():
+        raise UserError(f"--run={run} is no run: a folder WORKDIR/points/NAME is needed")
+    config: Any = copy.deepcopy(read_point(run.parent.parent, run.name))
+    fields = config["curvature"] | dict(overrides) | {"what": tuple(what), "what_end": ()}
+    config["curvature"] = fields
+    validation.validate(config)
+    workload = build(config)
+    measures.check(config, workload, parameters(config))
+    variables = checkpoint.load(run)
+    params = variables.pop("params")
+    rate = config["data"]["label_noise"]
+    labels = make_run(config, workload).labels(np.uint32(config["seed"]), rate)
+    batch = measures.batch_of(config, workload, labels)
+    key = measures.key_of(seed, 0)
+    args = (workload, params, variables, batch, key)
+    row = measures.measure(config, *args, last=True)
+    eta, rho, note = at(config["optimizer"])
+    criteria: list[theory.Criterion] = []
+    if "moments" in what and np.isfinite(row["loss"]):
+        found = measures.stability_moments(config, *args, eta=eta, rho=rho)
+        row |= measures.roots("s", found)
+        roots = {k: root.value for k, root in found.s.items()}
+        assert found.h_rho_m2 is not None
+        assert found.contraction is not None
+        if row["loss"] > INTERPOLATES:
+            note += f" A training loss of {row['loss']:.2g} is no interpolating minimum."
+        criteria = theory.stability(
+            eta,
+            rho,
+            float(found.a.values[0]),
+            roots,
+            h_rho_m2=float(found.h_rho_m2.values[0]),
+            contraction=float(found.contraction.values[0]),
+        )
+        eigenvalues = [found.a, found.h_rho_m2, found.contraction]
+        eigenvalues += [root.eigenvalue for root in found.s.values()]
+        if not all(x.converged for x in eigenvalues):
+            note += " NOT CONVERGED: one of the eigenvalues behind these did not."
+    return {
+        "run": run.name,
+        "curvature": {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()},
+        "row": row,
+        "eta": eta,
+        "rho": rho,
+        "note": note,
+        "stability": [
+            {**c._asdict(), "margin": c.margin, "holds": bool(c.holds)} for c in criteria
+        ],
+    }
+
+
+def at(fields: Mapping[str, Any]) -> tuple[float, float, str]:
+    """(η, ρ of unnormalised SAM, what is not as the theory has it) of an optimiser's fields."""
+    from samop import variants
+
+    resolved = variants.resolved(fields)
+    plain = fields["name"] == "sam" and resolved["ascent"] == "unnormalized"
+    rho = float(fields["rho"]) if plain else 0.0
+    notes = []
+    if fields["name"] != "base" and not plain:
+        notes.append(
+            "The theory's SAM is unnormalised (optimizer.ascent='unnormalized'); this run's is "
+            "not, so these are the criteria of its base, ρ = 0."
+        )
+    if fields["base"] != "sgd" or fields["momentum"] or fields["weight_decay"]:
+        notes.append("The theory has no momentum, decay or adaptive rates; this run has.")
+    if fields["schedule"] != "constant" or fields["warmup"]:
+        notes.append("η is the peak of a schedule.")
+    return float(fields["lr"]), rho, " ".join(notes)
+
+
+def show(found: Row, console: Console) -> None:
+    """Prints a record as tables."""
+    row = found["row"]
+    console.print(
+        f"{found['run']}\n{row['parameters']:,} parameters; mean training loss on "
+        f"{row['examples']:,} examples: {row['loss']:.4g}",
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False)
+    for name, justify in (("", "left"), ("value", "right"), ("±", "right"), ("", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, value in row.items():
+        error, kind = row.get(f"{name}_residual"), "residual"
+        if error is None:
+            error, kind = row.get(f"{name}_se"), "standard error"
+        if error is None or isinstance(value, list):
+            continue
+        if row.get(f"{name}_converged") is False:
+            kind += ", NOT CONVERGED"
+        table.add_row(name, f"{value:.5g}", f"{error:.2g}", kind)
+    console.print(table)
+    if "eigenvalues" in row:
+        values = "  ".join(f"{x:.4g}" for x in row["eigenvalues"])
+        console.print(f"largest eigenvalues: {values}", highlight=False)
+    if found["stability"]:
+        console.print(f"\nlinear stability at η = {found['eta']:g}, ρ = {found['rho']:g}")
+        table = Table(box=None, pad_edge=False)
+        for name in ("criterion", "value", "bound", "margin", "", "assumes"):
+            table.add_column(name)
+        for c in found["stability"]:
+            broken = "not met" if c["kind"] == "sufficient" else "BROKEN"
+            verdict = f"{c['kind']}, {'holds' if c['holds'] else broken}"
+            numbers = (f"{c[field]:.4g}" for field in ("value", "bound", "margin"))
+            table.add_row(c["name"], *numbers, verdict, c["assumes"])
+        console.print(table)
+        if found["note"]:
+            console.print(found["note"], highlight=False)
+
+
+def _draw(found: Row, run: Path) -> list[Path]:
+    from samop import figures
+    from samop.flatness import Density
+
+    row = found["row"]
+    if not row.get("density_nodes"):
+        return []
+    shape = (row["density_probes"], -1)
+    density = Density(
+        np.array(row["density_nodes"]).reshape(shape),
+        np.array(row["density_weights"]).reshape(shape),
+        np.array(row.get("eigenvalues", [])),
+        row["parameters"],
+        0,
+    )
+    lines = [found["run"], f"curvature of the training loss on {row['examples']:,} examples"]
+    return figures.save(figures.one_spectrum(density, lines), run / "spectrum")
+
+
+def _main(argv: Sequence[str]) -> int:
+    values = flags.FLAGS
+    try:
+        if len(argv) > 1:
+            raise UserError(f"argument {argv[1]!r} is not understood; use --run=DIR")
+        if not values.run:
+            raise UserError("--run=DIR is needed: the folder of a run, WORKDIR/points/NAME")
+        logging.set_verbosity(logging.WARNING)
+        import jax
+
+        from samop import environment
+
+        jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        names = ("examples", "k", "probes", "rho", "tol", "max_matvecs")
+        overrides = {n: values[n].value for n in names if values[n].value is not None}
+        for run in map(Path, values.run):
+            found = measure_run(run, values.what, overrides, values.seed)
+            show(found, Console(width=None if sys.stdout.isatty() else 160))
+            records.write_json(run / "sharpness.json", _finite(found))
+            for path in (run / "sharpness.json", *_draw(found, run)):
+                print(f"wrote {path}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def main() -> None:
+    """Entry of `python -m samop.curvature`; the flags are its own."""
+    flags.DEFINE_list("run", [], "Folders of runs, WORKDIR/points/NAME, comma-separated.")
+    flags.DEFINE_list("what", list(validation.WHAT), "What to measure, comma-separated.")
+    flags.DEFINE_integer("examples", None, "Training examples to measure on; 0: all.")
+    flags.DEFINE_integer("k", None, "Number of eigenvalues.")
+    flags.DEFINE_integer("probes", None, "Products for a trace.")
+    flags.DEFINE_float("rho", None, "Radius of the worst-case and average sharpness.")
+    flags.DEFINE_float("tol", None, "Largest residual, relative to the largest eigenvalue.")
+    flags.DEFINE_integer("max_matvecs", None, "Most products for an eigenvalue.")
+    flags.DEFINE_integer("seed", 0, "Of the random vectors.")
+    app.run(_main)
+
+
+if __name__ == "__main__":
+    main()
