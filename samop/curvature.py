@@ -154,7 +154,7 @@ def show(found: Row, console: Console) -> None:
             console.print(found["note"], highlight=False)
 
 
-def _draw(found: Row, run: Path) -> list[Path]:
+def draw(found: Row, run: Path) -> list[Path]:
     from samop import figures
     from samop.flatness import Density
 
@@ -192,8 +192,8 @@ def _main(argv: Sequence[str]) -> int:
         for run in map(Path, values.run):
             found = measure_run(run, values.what, overrides, values.seed)
             show(found, Console(width=None if sys.stdout.isatty() else 160))
-            records.write_json(run / "sharpness.json", _finite(found))
-            for path in (run / "sharpness.json", *_draw(found, run)):
+            records.write_json(run / "sharpness.json", finite(found))
+            for path in (run / "sharpness.json", *draw(found, run)):
                 print(f"wrote {path}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -201,12 +201,12 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The value with null in place of numbers that JSON does not have."""
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     return None if isinstance(value, float) and value - value != 0 else value
 
 

@@ -1,0 +1,86 @@
+"""python -m samop.curvature on a run that was really trained."""
+
+import json
+
+import numpy as np
+import pytest
+import small
+
+from samop import config as configs
+from samop import curvature, groups, loop, records
+from samop.errors import UserError
+
+FEW = {"examples": 60, "k": 2, "probes": 8, "density_probes": 2, "density_steps": 8}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep")
+    base = small.point(model__hidden=(4, 4), optimizer__ascent="unnormalized")
+    ready = small.prepared(small.grid(base, [{"optimizer__rho": 0.02}], [0]))
+    point = workdir / "points" / ready.group.names[0]
+    point.mkdir(parents=True)
+    groups.freeze(ready.group, workdir / "groups" / ready.group.name)
+    config = configs.to_json(ready.group.points[0])
+    records.write_json(point / "config.json", {"name": point.name, "config": config})
+    loop.train(ready, workdir)
+    return point
+
+
+@pytest.fixture(scope="module")
+def found(run):
+    return curvature.measure_run(run, ("eigenvalues", "moments", "density"), FEW, seed=0)
+
+
+def test_the_record_holds_values_with_errors_and_criteria(found):
+    row = found["row"]
+    assert row["examples"] == 60
+    assert len(row["eigenvalues"]) == 2
+    assert row["s2"] <= row["s3"] <= row["s4"]  # of one large and many small ones
+    assert (found["eta"], found["rho"]) == (0.1, 0.02)
+    kinds = {c["kind"] for c in found["stability"]}
+    assert kinds == {"necessary", "sufficient", "implied"}
+    necessary = found["stability"][0]
+    assert necessary["value"] >= row["lambda_max"] * (1 - 1e-3)  # M₂ adds something
+    assert "momentum" in found["note"]
+    assert "interpolating" in found["note"]
+
+
+def test_it_is_the_same_again_and_leaves_the_run_as_it_was(run, found):
+    before = {p.name: p.read_bytes() for p in run.iterdir()}
+    again = curvature.measure_run(run, ("eigenvalues", "moments", "density"), FEW, seed=0)
+    assert again == found
+    assert {p.name: p.read_bytes() for p in run.iterdir()} == before
+
+
+def test_normalised_sam_is_judged_by_the_criteria_of_its_base():
+    fields = small.point()["optimizer"]
+    eta, rho, note = curvature.at(fields)
+    assert (eta, rho) == (0.1, 0.0)
+    assert "unnormalised" in note
+
+
+def test_the_spectrum_is_drawn_and_json_is_strict(run, found, tmp_path):
+    (run / "sharpness.json").unlink(missing_ok=True)
+    paths = curvature.draw(found, tmp_path)
+    assert {p.suffix for p in paths} == {".png", ".pdf"}
+    text = json.dumps(curvature.finite({**found, "bad": [float("nan"), np.inf]}), allow_nan=False)
+    assert json.loads(text)["bad"] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("what", "overrides", "message"),
+    [
+        (("lambda",), {}, "curvature.what=.*'lambda'"),
+        (("trace",), {"examples": 10_000}, "curvature.examples=10000 is more than"),
+        (("eigenvalues",), {"k": 0}, "curvature.k=0"),
+    ],
+)
+def test_bad_arguments(run, what, overrides, message):
+    with pytest.raises(UserError, match=message):
+        curvature.measure_run(run, what, overrides, seed=0)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(UserError, match="is no run"):
+        curvature.measure_run(tmp_path, ("trace",), {}, seed=0)
