@@ -170,8 +170,9 @@ def _eigenvalues(fields, subject, key) -> Row:
 
 
 def _negative(fields, subject, key) -> Row:
-    op = subject.hessian
-    return _value_of("lambda_min", _top(op, fields, key, k=1, which="SA"))
+    # Small beside λ_max, of which the tolerance is a share.
+    finer = {**fields, "tol": max(fields["tol"] / 100, 2e-6)}
+    return _value_of("lambda_min", _top(subject.hessian, finer, key, k=1, which="SA"))
 
 
 def _trace(fields, subject, key) -> Row:

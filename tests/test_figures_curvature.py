@@ -142,9 +142,9 @@ def test_a_trace_of_both_signs(tmp_path):
     ratio = drawn(panel(figure, "trace: SAM / SGD"), BLUE)
     assert list(np.isnan(ratio)) == [True, False, False, False]
     shown = texts(figure)
-    assert "no ratio (values of both signs): 4-4" in shown
+    assert "no ratio (signs not clear): 4-4" in shown
     assert "trace of the Hessian; axis linear around 0" in shown
-    assert "arithmetic where values have both signs" in shown
+    assert "arithmetic where signs are not clear" in shown
     assert panel(figure, "λ_max").get_yscale() == "log"
 
 

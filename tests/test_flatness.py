@@ -151,7 +151,7 @@ def test_values_of_both_signs_have_no_ratio(tmp_path):
     slope = slope[slope["quantity"] == "trace"].iloc[0]
     assert (slope["n_widths"], slope["n"], slope["n_no_ratio"]) == (3, 4, 1)
     text = " ".join(flatness.section(runs, measured).split())
-    assert "values have both signs; arithmetic means: trace at 8-8 (SGD " in text
+    assert "of 0; arithmetic means: trace at 8-8 (SGD " in text
 
 
 def test_a_diverged_run_is_left_out_and_counted(tmp_path):

@@ -215,7 +215,7 @@ def _ratios(panel: Panel, equal: pd.DataFrame, base: str, sam: str) -> None:
     lacking = rows.loc[rows["scale"] == "linear", "width"]
     if len(lacking):
         axes.text(
-            0.02, 0.03, f"no ratio (values of both signs): {', '.join(lacking)}",
+            0.02, 0.03, f"no ratio (signs not clear): {', '.join(lacking)}",
             transform=axes.transAxes, size=7.5, color=FAINT,
         )  # fmt: skip
     sharper = panel.key["quantity"] != "loss"
@@ -242,7 +242,7 @@ def _marks(
 
 def _handles(table: pd.DataFrame, equal: pd.DataFrame, runs: pd.DataFrame) -> list[Any]:
     handles: list[Any] = []
-    linear = "" if (table["scale"] == "log").all() else ", arithmetic where values have both signs"
+    linear = "" if (table["scale"] == "log").all() else ", arithmetic where signs are not clear"
     grid = comparison.rho_grid(runs)
     for side, name in (("base", wording.base_label(runs)), ("sam", wording.sam_label(runs))):
         if table[f"{side}_mean"].notna().any():

@@ -105,7 +105,7 @@ def _edges(
         return False
     for point in drawn.loc[drawn["base_point"] != "", "base_point"]:
         rows = by_run[point]
-        if any(row[name] > row["edge"] / 3 for row in rows):
+        if any(row[name] > row["edge"] / 1.5 for row in rows):
             return True
     return False
 
@@ -166,6 +166,8 @@ def _draw(
                 drawstyle="steps-post",
                 zorder=1.8,
             )
+            lowest = min(row["edge"] for row in track)
+            axes.set_ylim(top=max(axes.get_ylim()[1], 1.3 * lowest))
     else:
         axes.set_xscale("log")
         axes.invert_xaxis()

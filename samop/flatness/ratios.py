@@ -49,17 +49,19 @@ class _Both(NamedTuple):
         finite = [np.isfinite(self.values(s)) for s in ("base", "sam") if getattr(self, s)]
         return np.logical_and.reduce(finite) if finite else np.zeros(len(self.seeds), bool)
 
-    @property
-    def has_sign(self) -> np.ndarray:
-        """Which seeds have a logarithm on both sides: bool [seeds]."""
-        both = [self.quantity.sign * self.values(side) > 0 for side in ("base", "sam")]
-        return both[0] & both[1]
+    def has_sign(self, side: str) -> np.ndarray:
+        """Which seeds have a logarithm on a side: bool [seeds].
+
+        An eigenvalue within its residual of zero has no sign: a ratio would be one of errors.
+        """
+        error = self.values(side, "error") if self.quantity.kind == "residual" else np.zeros(1)
+        return self.quantity.sign * self.values(side) > np.nan_to_num(error)
 
     @property
     def log_ratio(self) -> np.ndarray:
         """Natural logarithm of SAM / base, [seeds]; NaN without one."""
         ratio = np.full(len(self.seeds), np.nan)
-        there = self.has_sign & self.kept
+        there = self.has_sign("base") & self.has_sign("sam") & self.kept
         np.divide(self.values("sam"), self.values("base"), out=ratio, where=there)
         return np.log(ratio)
 
@@ -168,7 +170,8 @@ def compare(
     Returns:
       One row per cell and quantity that was measured there; the arm's ρ as in `gains`. Over the
       `n` pairs with a number: *_mean with its 95 % t interval *_low95 … *_high95, geometric where
-      all values have the quantity's sign (`scale` = "log"), else arithmetic ("linear"); `ratio`:
+      all values have the quantity's sign, and more than their residual of it (`scale` = "log"),
+      else arithmetic ("linear"); `ratio`:
       geometric mean of SAM / base with its t interval, `p` of the paired t test of log ratio = 0,
       `p_holm` adjusted over the widths of condition, arm and quantity. On the scale "linear"
       there is no ratio: leaving out the pairs of the wrong sign would flatter. difference: mean
@@ -197,8 +200,8 @@ def _row(both: _Both, at: str, choice: str | float) -> dict[str, Any]:
     paired, quantity = both.paired, both.quantity
     kept = both.kept
     base, sam = (both.values(side)[kept] for side in ("base", "sam"))
-    values = np.concatenate([quantity.sign * side for side in (base, sam)])
-    log = bool((values[np.isfinite(values)] > 0).all())
+    sides = [side for side in ("base", "sam") if getattr(both, side)]
+    log = all(both.has_sign(side)[kept].all() for side in sides)
     ratio = estimate(both.log_ratio[kept] if log else np.empty(0))
     difference = estimate(sam - base)
     losses = [both.values(side, "loss")[kept] for side in ("base", "sam")]

@@ -267,7 +267,10 @@ def _no_ratio(rows: pd.DataFrame, names: Sequence[str], sam: str, base: str) -> 
     ]
     if not texts:
         return ""
-    return f"No ratio, since values have both signs; arithmetic means: {'; '.join(texts)}"
+    return (
+        "No ratio, since values have both signs or are within their residual of 0; arithmetic "
+        f"means: {'; '.join(texts)}"
+    )
 
 
 def _notes(runs: pd.DataFrame, measured: pd.DataFrame, table: pd.DataFrame) -> list[str]:

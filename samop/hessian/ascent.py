@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from samop import precision, trees
 from samop.hessian import draws
+from samop.hessian.krylov import unit
 from samop.hessian.operators import LossFn, join
 
 PyTree = Any
@@ -18,13 +20,13 @@ RISING = 0.75  # share of steps that must have raised the loss for the step size
 
 
 class _Apgd(NamedTuple):
-    u: PyTree
-    before: PyTree
+    u: jax.Array
+    before: jax.Array
     value: jax.Array
-    grad: PyTree
+    grad: jax.Array
     best: jax.Array
-    best_u: PyTree
-    best_grad: PyTree
+    best_u: jax.Array
+    best_grad: jax.Array
     size: jax.Array
     rises: jax.Array
     halved: jax.Array
@@ -65,30 +67,30 @@ def worst(
     """
     checks = jnp.asarray(_checkpoints(steps))
 
+    # Flat, so that what is compiled does not grow with the number of leaves.
+    flat, unravel = ravel_pytree(sub)
+    c = ravel_pytree(scales)[0]
+    rho = rho.astype(flat.dtype)
+
     def one(item):
         batch, key = item
 
         def loss(u):
-            moved = trees.add(sub, jax.tree.map(jnp.multiply, scales, u))
-            return _loss(loss_fn, dtype, moved, rest, batch)
+            return _loss(loss_fn, dtype, unravel(flat + c * u), rest, batch)
 
         gradient = jax.value_and_grad(loss)
-        here = loss(jax.tree.map(jnp.zeros_like, sub))
-        u = _start(key, sub, norm, rho)
+        here = loss(jnp.zeros_like(flat))
+        u = _start(key, flat, norm, rho)
         value, grad = gradient(u)
-        two = 2.0 * rho.astype(value.dtype)
+        two = 2.0 * rho
         count = jnp.zeros((), jnp.int32)
         state = _Apgd(u, u, value, grad, value, u, grad, two, count, jnp.zeros((), bool), value)
 
         def body(i, s):
-            ahead = _project(trees.mix(1.0, s.u, s.size, _direction(s.grad, norm)), norm, rho)
-            # u + .75 (ahead − u) + .25 (u − before); the first step has no momentum.
-            a = jnp.where(i == 0, 1.0, MOMENTUM)
-            moved = trees.add(
-                trees.mix(1.0, s.u, a, trees.subtract(ahead, s.u)),
-                trees.scale(1 - a, trees.subtract(s.u, s.before)),
-            )
-            u = _project(moved, norm, rho)
+            ahead = _project(s.u + s.size * _direction(s.grad, norm), norm, rho)
+            # The first step has no momentum.
+            a = jnp.where(i == 0, 1.0, MOMENTUM).astype(flat.dtype)
+            u = _project(s.u + a * (ahead - s.u) + (1 - a) * (s.u - s.before), norm, rho)
             value, grad = gradient(u)
             better = value > s.best
             s = s._replace(
@@ -98,8 +100,8 @@ def worst(
                 rises=s.rises + (value > s.value),
                 value=value,
                 best=jnp.where(better, value, s.best),
-                best_u=trees.select(better, u, s.best_u),
-                best_grad=trees.select(better, grad, s.best_grad),
+                best_u=jnp.where(better, u, s.best_u),
+                best_grad=jnp.where(better, grad, s.best_grad),
             )
             return jax.lax.cond(checks[i + 1] > 0, lambda: _checked(s, checks[i + 1]), lambda: s)
 
@@ -156,8 +158,8 @@ def _checked(s: _Apgd, interval: jax.Array) -> _Apgd:
     halve = seldom | stuck
     return s._replace(
         size=jnp.where(halve, s.size / 2, s.size),
-        u=trees.select(halve, s.best_u, s.u),
-        grad=trees.select(halve, s.best_grad, s.grad),
+        u=jnp.where(halve, s.best_u, s.u),
+        grad=jnp.where(halve, s.best_grad, s.grad),
         value=jnp.where(halve, s.best, s.value),
         rises=jnp.zeros_like(s.rises),
         halved=halve,
@@ -179,19 +181,16 @@ def _checkpoints(steps: int) -> np.ndarray:
 
 def _start(key, like, norm, rho):
     if norm == 2:
-        return trees.scale(rho, _direction(draws.normal(key, like), norm))
-    return trees.scale(rho, draws.uniform(key, like))
+        return rho * unit(jax.random.normal(key, like.shape, like.dtype))
+    return rho * jax.random.uniform(key, like.shape, like.dtype, -1, 1)
 
 
 def _direction(g, norm):
-    if norm == 2:
-        length = trees.norm(g)
-        return trees.scale(jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0), g)
-    return jax.tree.map(jnp.sign, g)
+    return unit(g) if norm == 2 else jnp.sign(g)
 
 
 def _project(u, norm, rho):
     if norm == 2:
-        length = trees.norm(u)
-        return trees.scale(jnp.where(length > rho, rho / jnp.where(length > 0, length, 1), 1), u)
-    return jax.tree.map(lambda x: jnp.clip(x, -rho.astype(x.dtype), rho.astype(x.dtype)), u)
+        length = jnp.linalg.norm(u)
+        return jnp.where(length > rho, rho, length) * unit(u)
+    return jnp.clip(u, -rho, rho)

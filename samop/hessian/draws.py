@@ -21,15 +21,6 @@ def normal(key: jax.Array, like: PyTree) -> PyTree:
     return _draw(jax.random.normal, key, like)
 
 
-def uniform(key: jax.Array, like: PyTree) -> PyTree:
-    """Independent numbers, uniform in [−1, 1)."""
-    return _draw(_uniform, key, like)
-
-
-def _uniform(key, shape, dtype):
-    return jax.random.uniform(key, shape, dtype, -1, 1)
-
-
 def _draw(sampler: Callable, key: jax.Array, like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     shapes = tuple((tuple(x.shape), np.dtype(x.dtype)) for x in leaves)

@@ -5,12 +5,14 @@ projected matrix. So restarts and breakdowns need no cases of their own: what co
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from samop import trees
 from samop.errors import UserError
@@ -21,6 +23,7 @@ PyTree = Any
 ENDS = ("LA", "SA", "LM", "BE")
 BASIS_BYTES = 2**28  # up to which more vectors are kept than a restart needs
 TINY = np.finfo(float).tiny
+BLOCK = 8  # rows of a large basis that are kept together
 SPARE = 16  # vectors beyond the wanted ones that are always kept
 
 
@@ -75,24 +78,23 @@ def lanczos(matvec: Callable[[PyTree], PyTree], v0: PyTree, num_steps: int) -> L
             f"num_steps={num_steps} should be at least 1 and at most the {trees.size(v0)} "
             "dimensions of a vector"
         )
-    v0 = trees.wide(v0)
-    empty = jax.tree.map(lambda x: jnp.zeros((num_steps, *x.shape), x.dtype), v0)
-    zeros = jnp.zeros(num_steps, _dtype(v0))
+    v, unravel = ravel_pytree(trees.wide(v0))
 
     def body(j, carry):
         basis, v, alpha, beta, scale = carry
-        basis, h, length, after = _extend(basis, v, matvec(v), j)
-        alpha = alpha.at[j].set(h[j])
+        basis = jax.lax.dynamic_update_index_in_dim(basis, v, j, 0)
+        h, length, after = _extend((basis,), ravel_pytree(matvec(unravel(v)))[0], j)
         scale = jnp.maximum(scale, jnp.abs(h[j]) + length)
-        broken = length <= _negligible(_dtype(v)) * scale
-        other = lambda: orthogonal(basis, draws.normal(jax.random.key(j), v), j)  # noqa: E731
+        broken = length <= _negligible(v.dtype) * scale
+        other = lambda: orthogonal((basis,), _normal(jax.random.key(j), v), j)  # noqa: E731
         after = jax.lax.cond(broken, other, lambda: after)
         beta = beta.at[j].set(jnp.where(broken, 0, length))
-        return basis, after, alpha, beta, scale
+        return basis, after, alpha.at[j].set(h[j]), beta, scale
 
-    start = (empty, trees.scale(1 / trees.norm(v0), v0), zeros, zeros, zeros[0])
+    basis, none = jnp.zeros((num_steps, v.size), v.dtype), jnp.zeros(num_steps, v.dtype)
+    start = (basis, unit(v), none, none, none[0])
     basis, after, alpha, beta, _ = jax.lax.fori_loop(0, num_steps, body, start)
-    return Lanczos(basis, alpha, beta, after)
+    return Lanczos(jax.vmap(unravel)(basis), alpha, beta, unravel(after))
 
 
 def top_eigenvalues(
@@ -113,7 +115,8 @@ def top_eigenvalues(
     """Eigenvalues at the ends of a spectrum by thick-restart Lanczos (Wu and Simon, 2000).
 
     A host loop over compiled steps: it stops at the first step at which all residuals are small.
-    A single starting vector finds one copy of a multiple eigenvalue before it finds the others.
+    A single starting vector finds one copy of a multiple eigenvalue and can converge before it
+    finds the others; the residuals are true all the same.
 
     Args:
       loss_fn, params, batches: a loss, see `samop.hessian`; or an operator alone.
@@ -125,14 +128,15 @@ def top_eigenvalues(
         larger half at the high end.
       vectors: return Ritz vectors too.
       start: vectors to begin from, leading axis any, as an earlier call returned them.
-      max_vectors: vectors kept before a restart, > k; default k + 16, more while they fit 256 MiB.
+      max_vectors: vectors kept before a restart, at least 2k + 1; default k + 16, more while they
+        fit 256 MiB.
       **options: see `samop.hessian.Options`.
 
     Raises:
       UserError: impossible arguments, or a product that is not finite.
     """
     op = operator_of(loss_fn, params, batches, options)
-    eps = float(np.finfo(_dtype(op.like)).eps)
+    eps = float(np.finfo(dtype_of(op.like)).eps)
     room = _room(op, k, max_vectors)
     _check(op, k, tol, max_matvecs, which, room, eps)
     v = _first(op.like, key, start)
@@ -176,17 +180,21 @@ def _wanted(krylov: "Krylov", which: str, k: int, eps: float):
 class Krylov:
     """A growing orthonormal basis and the matrix projected onto it.
 
+    Vectors are flat here, so that what is compiled does not grow with the number of leaves. A
+    large basis is kept in blocks of rows, so that it can be given up in parts at the end.
+
     Args:
       op: the operator.
-      v: the first vector.
+      v: the first vector, a pytree.
       room: most vectors that are kept.
       key: of the directions to go on with after a breakdown.
     """
 
     def __init__(self, op: Operator, v: PyTree, room: int, key: jax.Array):
         self._op, self._key, self.room = op, key, room
-        self._next = op.place(_unit(v))
-        self._basis: PyTree = None
+        self._next: Any = op.place(_unit(v))
+        self._dtype = self._next.dtype
+        self._blocks = op.place(zeros(room, op.size, self._dtype))
         self._matrix = np.zeros((room, room))
         self._beta = 0.0
         self._scale = 0.0
@@ -194,12 +202,17 @@ class Krylov:
 
     def step(self) -> None:
         """One product and one more vector. Where the space is complete before, a new direction."""
-        j = self.length
-        product = self._op(self._next)
+        j, v = self.length, self._next
+        which, row = divmod(j, len(self._blocks[0]))
+        blocks = list(self._blocks)
+        self._blocks, self._next = (), None  # no second reference to what is donated
+        blocks[which] = put(blocks[which], v, row)
+        # A copy, since a map may return its argument or keep what it returns: donated below.
+        product = _flat(self._op(unravel(self._op.like, v)), v.dtype)
+        del v
+        self._blocks = tuple(blocks)
         self.num_matvecs += 1
-        if self._basis is None:
-            self._basis = empty(self._op, self.room)
-        self._basis, h, beta, after = _step(self._basis, self._next, product, j)
+        h, beta, after = _step(self._blocks, product, j)
         h, beta = np.asarray(h, float)[: j + 1], float(beta)
         if not np.isfinite(beta) or not np.all(np.isfinite(h)):
             raise UserError(
@@ -210,12 +223,12 @@ class Krylov:
         self._scale = max(self._scale, abs(h[j]) + beta)
         self.length += 1
         self._beta, self._next = beta, after
-        if beta <= _negligible(_dtype(self._op.like)) * self._scale:
+        if beta <= _negligible(after.dtype) * self._scale:
             self.breakdowns += 1
             self._beta = 0.0
             if self.length < self._op.size:
                 key = jax.random.fold_in(self._key, self.num_matvecs)
-                self._next = self._op.place(_other(self._basis, after, key, j))
+                self._next = self._op.place(_other(self._blocks, after, key, j))
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(values [m] ascending, coefficients [m, m], residuals [m]), each pair a column."""
@@ -227,109 +240,154 @@ class Krylov:
         """Keeps the best Ritz vectors in place of the basis, which goes on from there."""
         values, coefficients, _ = self.ritz()
         best = order(values, which)[:keep]
-        self._basis = _rotate(self._basis, self._padded(coefficients[:, best]))
+        self._blocks = _rotate(self._blocks, self._padded(coefficients[:, best]))
         self._matrix[:] = 0
         self._matrix[range(keep), range(keep)] = values[best]
         self.length = keep
 
     def vectors(self, coefficients: np.ndarray) -> PyTree:
         """These combinations [m, k] of the basis, leading axis k. The basis is used up."""
-        basis, self._basis = self._basis, None
-        leaves, structure = jax.tree.flatten(basis)
-        del basis
-        matrix, found = self._padded(coefficients), []
-        while leaves:  # leaf by leaf, so that both are never there as a whole
-            found.append(_rotate(leaves.pop(0), matrix)[: coefficients.shape[1]])
-        return jax.tree.unflatten(structure, found)
+        blocks, self._blocks = self._blocks, ()
+        rotated, k = _rotate(blocks, self._padded(coefficients)), coefficients.shape[1]
+        del blocks
+        kept = rotated[: -(-k // len(rotated[0]))]
+        del rotated  # of what is not wanted, before anything is copied
+        rows = _first_rows(kept, k)
+        del kept
+        return unravel(self._op.like, rows)
 
     def _padded(self, coefficients: np.ndarray) -> np.ndarray:
         m, kept = coefficients.shape
-        padded = np.zeros((self.room, self.room), _dtype(self._op.like))
+        padded = np.zeros((self.room, self.room), self._dtype)
         padded[:m, :kept] = coefficients
         return padded
 
 
-def _extend(basis, v, w, j):
-    """Puts v into row j; w's part in rows 0 … j [rows]; length and direction of the rest of w."""
-    basis = jax.tree.map(lambda q, x: jax.lax.dynamic_update_index_in_dim(q, x, j, 0), basis, v)
-    w = trees.like(w, v)
-    w, first = sweep(basis, w, j)
-    w, second = sweep(basis, w, j)
-    length = trees.norm(w).astype(first.dtype)
-    return basis, first + second, length, trees.scale(_inverse(length), w)
+def unravel(like: PyTree, flat: jax.Array) -> PyTree:
+    """[..., P] → a pytree like `like`, with the leading axes."""
+    leaves, structure = jax.tree.flatten(like)
+    shapes = tuple((tuple(x.shape), np.dtype(x.dtype)) for x in leaves)
+    return jax.tree.unflatten(structure, _unravel(shapes, flat))
 
 
-def sweep(basis, w, j):
-    # One row at a time: no copies of the basis, and rows not yet there cost nothing.
-    def body(i, carry):
-        w, h = carry
-        row = jax.tree.map(lambda q: jax.lax.dynamic_index_in_dim(q, i, 0, False), basis)
-        part = trees.dot(row, w).astype(h.dtype)
-        w = jax.tree.map(lambda x, q: x - part.astype(x.dtype) * q, w, row)
-        return w, h.at[i].set(part)
-
-    h = jnp.zeros(len(jax.tree.leaves(basis)[0]), _dtype(w))
-    return jax.lax.fori_loop(0, j + 1, body, (w, h))
+@functools.partial(jax.jit, static_argnums=0)
+def _unravel(shapes, flat):
+    ends = np.cumsum([0, *(int(np.prod(shape)) for shape, _ in shapes)])
+    return [
+        flat[..., i:j].reshape(*flat.shape[:-1], *shape).astype(dtype)
+        for i, j, (shape, dtype) in zip(ends, ends[1:], shapes)
+    ]
 
 
-def orthogonal(basis, v, j):
-    """The unit vector along v orthogonal to rows 0 … j; zeros where nothing is left."""
-    start = trees.norm(v)
-    for _ in range(2):
-        v, _ = sweep(basis, v, j)
-    left = trees.norm(v)
-    factor = jnp.where(left > 1e-3 * start / np.sqrt(trees.size(v)), _inverse(left), 0)
-    return trees.scale(factor, v)
+def zeros(rows: int, size: int, dtype: Any) -> tuple[jax.Array, ...]:
+    """An empty basis of `rows` vectors: one block, or several where it is large."""
+    large = rows * size * np.dtype(dtype).itemsize > BASIS_BYTES
+    block = BLOCK if large else rows
+    ends = [*range(0, rows, block), rows]
+    return tuple(jnp.zeros((j - i, size), dtype) for i, j in itertools.pairwise(ends))
+
+
+def _extend(blocks, w, j):
+    """w's part in rows 0 … j of a basis, [rows], and length and direction of the rest of it."""
+    w, first = sweep(blocks, w, j)
+    w, second = sweep(blocks, w, j)
+    length = jnp.linalg.norm(w)
+    return first + second, length, _inverse(length) * w
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _rotate(basis, coefficients):
-    """Rows [m, …] ← coefficients.T @ rows, in place, a block of columns at a time."""
-
-    def leaf(q):
-        flat = q.reshape(len(q), -1)
-        width = flat.shape[1]
-        block = min(width, 4096)
-
-        def body(i, flat):
-            # The last block is moved back inside; its first columns are left as they are.
-            begin = jnp.minimum(i * block, width - block)
-            old = jax.lax.dynamic_slice_in_dim(flat, begin, block, 1)
-            new = jnp.matmul(coefficients.T, old, precision=jax.lax.Precision.HIGHEST)
-            keep = begin + jnp.arange(block) < i * block
-            new = jnp.where(keep[None], old, new.astype(q.dtype))
-            return jax.lax.dynamic_update_slice_in_dim(flat, new, begin, 1)
-
-        return jax.lax.fori_loop(0, -(-width // block), body, flat).reshape(q.shape)
-
-    return jax.tree.map(lambda q: leaf(q) if q.size else q, basis)
+def put(block, v, i):
+    """The block with v as its row i."""
+    return jax.lax.dynamic_update_index_in_dim(block, v, i, 0)
 
 
-_step = jax.jit(_extend, donate_argnums=(0, 2))
+def sweep(blocks, w, j):
+    """w minus its part in rows 0 … j of a basis, and that part [rows]."""
+    parts, begin = [], 0
+    for block in blocks:
+        # One row at a time: no copies of the basis, and rows not yet there cost nothing.
+        def body(i, carry, block=block):
+            w, h = carry
+            row = jax.lax.dynamic_index_in_dim(block, i, 0, False)
+            part = jnp.dot(row, w, precision=jax.lax.Precision.HIGHEST)
+            return w - part * row, h.at[i].set(part)
+
+        there = jnp.clip(j + 1 - begin, 0, len(block))
+        w, part = jax.lax.fori_loop(0, there, body, (w, jnp.zeros(len(block), w.dtype)))
+        parts.append(part)
+        begin += len(block)
+    return w, jnp.concatenate(parts)
+
+
+def orthogonal(blocks, v, j):
+    """The unit vector along v orthogonal to rows 0 … j; zeros where nothing is left."""
+    start = jnp.linalg.norm(v)
+    for _ in range(2):
+        v, _ = sweep(blocks, v, j)
+    left = jnp.linalg.norm(v)
+    return jnp.where(left > 1e-3 * start / np.sqrt(v.size), _inverse(left), 0) * v
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _rotate(blocks, coefficients):
+    """Rows [m, P] ← coefficients.T @ rows, in place, some columns at a time."""
+    size = blocks[0].shape[1]
+    width = min(size, 4096)
+    ends = np.cumsum([0, *map(len, blocks)])
+
+    def body(i, blocks):
+        # The last columns are moved back inside; the first of them are left as they are.
+        begin = jnp.minimum(i * width, size - width)
+        old = jnp.concatenate([jax.lax.dynamic_slice_in_dim(b, begin, width, 1) for b in blocks])
+        new = jnp.matmul(coefficients.T, old, precision=jax.lax.Precision.HIGHEST)
+        done = begin + jnp.arange(width) < i * width
+        new = jnp.where(done[None], old, new.astype(old.dtype))
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(block, new[a:b], begin, 1)
+            for block, a, b in zip(blocks, ends, ends[1:])
+        )
+
+    return jax.lax.fori_loop(0, -(-size // width), body, blocks)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _first_rows(blocks, k):
+    return jnp.concatenate(blocks)[:k]
+
+
+_step = jax.jit(_extend, donate_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _flat(v, dtype):
+    return jnp.copy(ravel_pytree(v)[0].astype(dtype))
 
 
 @jax.jit
-def _other(basis, like, key, j):
-    return orthogonal(basis, draws.normal(key, like), j)
+def _other(blocks, like, key, j):
+    return orthogonal(blocks, _normal(key, like), j)
+
+
+def _normal(key, like):
+    return jax.random.normal(key, like.shape, like.dtype)
 
 
 @jax.jit
 def _unit(v):
-    v = trees.wide(v)
-    return trees.scale(_inverse(trees.norm(v)), v)
+    return unit(ravel_pytree(trees.wide(v))[0])
+
+
+def unit(v: jax.Array) -> jax.Array:
+    """A flat vector divided by its length; zeros stay zeros."""
+    return _inverse(jnp.linalg.norm(v)) * v
 
 
 def _inverse(length):
     return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
 
 
-def empty(op: Operator, rows: int) -> PyTree:
-    """Zeros for a basis of vectors of an operator, leading axis `rows`."""
-    return op.place(jax.tree.map(lambda x: jnp.zeros((rows, *x.shape), x.dtype), op.like))
-
-
 def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:
-    noise = _unit(draws.normal(key, like))
+    noise = draws.normal(key, like)
     if start is None:
         return noise
     shapes = jax.tree.map(lambda x: x.shape[1:], start)
@@ -338,7 +396,8 @@ def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:
             "start should hold vectors of the operator: its structure, with one leading axis"
         )
     # Whatever direction the earlier vectors lack must be in the first one.
-    return trees.mix(1.0, jax.tree.map(lambda x: x.sum(0), start), 1e-2, noise)
+    size = 1e-2 / np.sqrt(trees.size(like))
+    return trees.mix(1.0, jax.tree.map(lambda x: x.sum(0), start), size, noise)
 
 
 def order(values: np.ndarray, which: str) -> np.ndarray:
@@ -357,8 +416,8 @@ def order(values: np.ndarray, which: str) -> np.ndarray:
 def _room(op: Operator, k: int, max_vectors: int | None) -> int:
     if max_vectors is not None:
         return min(max_vectors, op.size)
-    vector = op.size * np.dtype(_dtype(op.like)).itemsize
-    return min(op.size, max(k + SPARE, min(k + 7 * SPARE, BASIS_BYTES // vector)))
+    vector = op.size * np.dtype(dtype_of(op.like)).itemsize
+    return min(op.size, max(k + SPARE, 2 * k + 1, min(k + 7 * SPARE, BASIS_BYTES // vector)))
 
 
 def _check(op, k, tol, max_matvecs, which, room, eps) -> None:
@@ -373,13 +432,15 @@ def _check(op, k, tol, max_matvecs, which, room, eps) -> None:
         )
     if max_matvecs < k:
         raise UserError(f"max_matvecs={max_matvecs} should be at least k={k}")
-    if room < min(k + 2, op.size):
-        raise UserError(f"max_vectors={room} should be at least k + 2 = {k + 2}")
+    # With fewer, restarts can throw away what they look for, and converge to something else.
+    if room < min(2 * k + 1, op.size):
+        raise UserError(f"max_vectors={room} should be at least 2k + 1 = {2 * k + 1}")
 
 
 def _negligible(dtype) -> float:
     return 32 * float(np.finfo(dtype).eps)
 
 
-def _dtype(tree: PyTree) -> Any:
+def dtype_of(tree: PyTree) -> Any:
+    """The dtype that holds all leaves."""
     return jnp.result_type(*(x.dtype for x in jax.tree.leaves(tree)))

@@ -18,7 +18,7 @@ LossFn = Callable[[PyTree, PyTree], jax.Array]
 LINEARIZE_BYTES = 2**30  # of saved activations, up to which "auto" keeps them
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Operator:
     """A symmetric linear map on pytrees: `op(v)` is its product with v.
 
@@ -45,6 +45,9 @@ class Operator:
         if self.host is not None:
             return self.host(v)
         return _apply(self.fn, self.arguments, self.place(v))
+
+    def __repr__(self) -> str:
+        return f"Operator(size={self.size})"
 
     @property
     def size(self) -> int:
@@ -210,31 +213,33 @@ def make_options(options: dict[str, Any]) -> Options:
 def split(params: PyTree, how: Options) -> tuple[PyTree, PyTree]:
     """(those that vectors have, the others), each with None in place of the other's leaves.
 
-    Both are widened to what vectors and sums are kept in.
+    The first are widened to what vectors and sums are kept in.
     """
-    for path, x in jax.tree_util.tree_leaves_with_path(params):
-        if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-            name = "/".join(trees.names(path))
-            raise UserError(
-                f"params/{name} is {jnp.result_type(x)}: a Hessian needs real floating-point "
-                "parameters"
-            )
-    wide = jax.tree.map(
-        lambda x: jnp.asarray(x, jnp.promote_types(jnp.result_type(x), how.dtype or jnp.float32)),
-        trees.wide(params),
-    )
     if how.where is None:
-        chosen = jax.tree.map(lambda _: True, wide)
+        chosen = jax.tree.map(lambda _: True, params)
     elif callable(how.where):
-        chosen = trees.where(how.where, wide)
+        chosen = trees.where(how.where, params)
     else:
         chosen = jax.tree.map(
-            lambda flag, sub: jax.tree.map(lambda _: bool(flag), sub), how.where, wide
+            lambda flag, below: jax.tree.map(lambda _: bool(flag), below), how.where, params
         )
-    sub = jax.tree.map(lambda keep, x: x if keep else None, chosen, wide)
+
+    def vector(path, keep, x):
+        x = jnp.asarray(x)
+        if not keep:
+            return None
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise UserError(
+                f"params/{'/'.join(trees.names(path))} is {x.dtype}: a Hessian needs real "
+                "floating-point parameters; where leaves out others"
+            )
+        least = jnp.promote_types(x.dtype, jnp.float32)
+        return x.astype(jnp.promote_types(least, how.dtype or jnp.float32))
+
+    sub = jax.tree_util.tree_map_with_path(vector, chosen, params)
     if not jax.tree.leaves(sub):
         raise UserError("where selects no parameters")
-    return sub, jax.tree.map(lambda keep, x: None if keep else x, chosen, wide)
+    return sub, jax.tree.map(lambda keep, x: None if keep else jnp.asarray(x), chosen, params)
 
 
 def join(sub: PyTree, rest: PyTree) -> PyTree:

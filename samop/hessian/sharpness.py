@@ -255,7 +255,7 @@ def layer_blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
 
         def product(v, inside=inside):
             whole = jax.tree.map(
-                lambda u, x: jnp.zeros(x.shape, x.dtype) if u is None else u,
+                lambda u, x: jnp.zeros(x.shape, x.dtype) if u is None and x is not None else u,
                 v,
                 op.like,
                 is_leaf=lambda u: u is None,

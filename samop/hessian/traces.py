@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from samop import trees
 from samop.errors import UserError
 from samop.hessian import draws, krylov
 from samop.hessian.estimate import Estimate, at_least, finite, jackknife, mean
+from samop.hessian.krylov import dtype_of, unravel
 from samop.hessian.operators import Operator, operator_of
 
 PyTree = Any
@@ -39,7 +41,8 @@ def trace(
         "xtrace" (arXiv 2301.07825, by matfree): every product serves both; its standard error is
         the spread of estimates that are not independent, the authors' rule of thumb.
         The last two keep num_samples/3 and 2·num_samples vectors in memory, and pay where the
-        spectrum decays.
+        spectrum decays. Where xtrace would take as many products as there are dimensions, it
+        takes those that give the trace itself ("exact").
       **options: see `samop.hessian.Options`.
 
     Raises:
@@ -88,48 +91,63 @@ def _form(op: Operator, z: PyTree) -> jax.Array:
 def _hutchpp(op: Operator, key: jax.Array, third: int) -> Estimate:
     third = min(third, op.size)
     sketch, rest = (jax.random.fold_in(key, i) for i in range(2))
-    basis = krylov.empty(op, third)
+    blocks = op.place(krylov.zeros(third, op.size, dtype_of(op.like)))
     for i in range(third):
-        basis = _join(basis, op(_signs(sketch, i, op.like)), i)
-    rows = (jax.tree.map(lambda q, i=i: q[i], basis) for i in range(third))
+        v = _rest(blocks, op(_signs(sketch, i, op.like)), i)
+        which, row = divmod(i, len(blocks[0]))
+        blocks = (*blocks[:which], krylov.put(blocks[which], v, row), *blocks[which + 1 :])
+    rows = (unravel(op.like, row) for block in blocks for row in block)
     inside = finite([_form(op, row) for row in rows], "a product").sum()
-    samples = [_form(op, _outside(basis, _signs(rest, i, op.like))) for i in range(third)]
-    return mean(finite(samples, "a product"), 3 * third, "hutch++", float(inside))
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _join(basis, v, j):
-    # Where v is in the span already, a row of zeros: it takes no part in the trace.
-    v = krylov.orthogonal(basis, v, j - 1)
-    return jax.tree.map(lambda q, x: jax.lax.dynamic_update_index_in_dim(q, x, j, 0), basis, v)
+    outside = (_outside(blocks, _signs(rest, i, op.like)) for i in range(third))
+    samples = finite([_form(op, unravel(op.like, v)) for v in outside], "a product")
+    return mean(samples, 3 * third, "hutch++", float(inside))
 
 
 @jax.jit
-def _outside(basis, v):
-    return krylov.sweep(basis, v, len(jax.tree.leaves(basis)[0]) - 1)[0]
+def _rest(blocks, v, j):
+    # Where v is in the span already, zeros: they take no part in the trace.
+    v = ravel_pytree(v)[0].astype(blocks[0].dtype)
+    return krylov.orthogonal(blocks, v, j - 1)
+
+
+@jax.jit
+def _outside(blocks, v):
+    v = ravel_pytree(v)[0].astype(blocks[0].dtype)
+    return krylov.sweep(blocks, v, sum(map(len, blocks)) - 1)[0]
 
 
 def _xtrace(op: Operator, key: jax.Array, num: int) -> Estimate:
-    from matfree import stochtrace
-
     if op.fn is None:
         raise UserError("method='xtrace' needs all batches in memory; a stream takes 'hutch++'")
-    num, product = min(num, op.size), op.fn
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), op.like)
+    if 2 * num >= op.size:  # as many products give the trace itself
+        rows = (unravel(op.like, row) for row in jnp.eye(op.size, dtype=dtype_of(op.like)))
+        exact = finite([_form(op, row) for row in rows], "a product").sum()
+        return Estimate(float(exact), 0.0, op.size, op.size, "exact")
+    leaves, structure = jax.tree.flatten(op.like)
+    shapes = tuple((tuple(x.shape), np.dtype(x.dtype)) for x in leaves)
+    with jax.numpy_rank_promotion("allow"):
+        found = _xtrace_of(op.fn, num, structure, shapes)(op.arguments, key)
+    value, error = finite(found, "a product")
+    return Estimate(float(value), float(error), num, 2 * num, "xtrace")
 
+
+@functools.lru_cache(maxsize=64)
+def _xtrace_of(product, num, structure, shapes):
+    from matfree import stochtrace
+
+    @jax.jit
     def estimate(arguments, key):
         # One product after another: all at once would hold the activations of each.
         @jax.custom_batching.sequential_vmap
         def matvec(v):
             return product(arguments, v)
 
+        zeros = jax.tree.unflatten(structure, [jnp.zeros(*shape) for shape in shapes])
         sampler = stochtrace.sampler_sphere(zeros, num=num)
         integrand = stochtrace.leave_one_out_xtrace()
         return stochtrace.estimator_leave_one_out_mean_and_sem(integrand, sampler)(matvec, key)
 
-    with jax.numpy_rank_promotion("allow"):
-        value, error = finite(jax.jit(estimate)(op.arguments, key), "a product")
-    return Estimate(float(value), float(error), num, 2 * num, "xtrace")
+    return estimate
 
 
 _dot = jax.jit(trees.dot)
