@@ -29,3 +29,18 @@ def test_synthetic_smoke(tmp_path):
     runs = smoke("synthetic_width", tmp_path)
     # Twice the loss is the unexplained share of a variance of one.
     assert (2 * runs.last_test_loss).max() < 0.6
+
+
+@pytest.mark.parametrize("name", ["digits_curvature", "mnist_curvature"])
+def test_curvature_smoke(name, tmp_path):
+    smoke(name, tmp_path)
+    assert (tmp_path / "figures" / "curvature.png").exists()
+    assert (tmp_path / "figures" / "spectrum.png").exists()
+    measured = pd.read_csv(tmp_path / "curvature_runs.csv")
+    last = measured[measured.trained]
+    assert last.lambda_max_converged.all()
+    assert last.s2_converged.all()
+    # The trace of cross-entropy's Hessian by two ways: it is the GGN's but for ReLU's kinks and
+    # what has not been fitted; both with their own error bars.
+    error = 4 * (last.trace_se**2 + last.ggn_trace_se**2) ** 0.5
+    assert ((last.trace - last.ggn_trace).abs() < error + 0.5 * last.ggn_trace.abs()).all()
