@@ -16,7 +16,7 @@ from absl import app, flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from samop import records, theory, validation
+from samop import records, theory, validation, variants
 from samop.errors import UserError
 
 Row = dict[str, Any]
@@ -44,6 +44,8 @@ def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], se
     from samop.train import make_run
     from samop.workloads import build, parameters
 
+    if not what:
+        raise UserError(f"--what= names nothing; allowed: {', '.join(validation.WHAT)}")
     if not (run / "config.json").exists():
         raise UserError(f"--run={run} is no run: a folder WORKDIR/points/NAME is needed")
     config: Any = copy.deepcopy(read_point(run.parent.parent, run.name))
@@ -59,28 +61,15 @@ def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], se
     batch = measures.batch_of(config, workload, labels)
     key = measures.key_of(seed, 0)
     args = (workload, params, variables, batch, key)
-    row = measures.measure(config, *args, last=True)
-    eta, rho, note = at(config["optimizer"])
+    # The moments are measured with the criteria, to the order that these need.
+    besides = tuple(word for word in what if word != "moments")
+    row = measures.measure({**config, "curvature": fields | {"what": besides}}, *args, last=True)
+    eta, rho, note = at(config, row["loss"])
     criteria: list[theory.Criterion] = []
     if "moments" in what and np.isfinite(row["loss"]):
-        found = measures.stability_moments(config, *args, eta=eta, rho=rho)
-        row |= measures.roots("s", found)
-        roots = {k: root.value for k, root in found.s.items()}
-        assert found.h_rho_m2 is not None
-        assert found.contraction is not None
-        if row["loss"] > INTERPOLATES:
-            note += f" A training loss of {row['loss']:.2g} is no interpolating minimum."
-        criteria = theory.stability(
-            eta,
-            rho,
-            float(found.a.values[0]),
-            roots,
-            h_rho_m2=float(found.h_rho_m2.values[0]),
-            contraction=float(found.contraction.values[0]),
-        )
-        eigenvalues = [found.a, found.h_rho_m2, found.contraction]
-        eigenvalues += [root.eigenvalue for root in found.s.values()]
-        if not all(x.converged for x in eigenvalues):
+        criteria, moments, converged = measures.stability(config, *args, eta=eta, rho=rho)
+        row |= moments
+        if not converged:
             note += " NOT CONVERGED: one of the eigenvalues behind these did not."
     return {
         "run": run.name,
@@ -89,16 +78,13 @@ def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], se
         "eta": eta,
         "rho": rho,
         "note": note,
-        "stability": [
-            {**c._asdict(), "margin": c.margin, "holds": bool(c.holds)} for c in criteria
-        ],
+        "stability": [{**c._asdict(), "margin": c.margin, "verdict": c.verdict} for c in criteria],
     }
 
 
-def at(fields: Mapping[str, Any]) -> tuple[float, float, str]:
-    """(η, ρ of unnormalised SAM, what is not as the theory has it) of an optimiser's fields."""
-    from samop import variants
-
+def at(config: Mapping[str, Any], loss: float) -> tuple[float, float, str]:
+    """(η, ρ of unnormalised SAM, what is not as the theory has it) of a run with that loss."""
+    fields = config["optimizer"]
     resolved = variants.resolved(fields)
     plain = fields["name"] == "sam" and resolved["ascent"] == "unnormalized"
     rho = float(fields["rho"]) if plain else 0.0
@@ -112,6 +98,11 @@ def at(fields: Mapping[str, Any]) -> tuple[float, float, str]:
         notes.append("The theory has no momentum, decay or adaptive rates; this run has.")
     if fields["schedule"] != "constant" or fields["warmup"]:
         notes.append("η is the peak of a schedule.")
+    size = config["train"]["batch_size"]
+    if size > 1:
+        notes.append(f"M₂ and s₂ are of batches of {size}, from those of the examples measured on.")
+    if loss > INTERPOLATES:
+        notes.append(f"A training loss of {loss:.2g} is no interpolating minimum.")
     return float(fields["lr"]), rho, " ".join(notes)
 
 
@@ -130,31 +121,31 @@ def show(found: Row, console: Console) -> None:
         error, kind = row.get(f"{name}_residual"), "residual"
         if error is None:
             error, kind = row.get(f"{name}_se"), "standard error"
-        if error is None or isinstance(value, list):
+        if error is None or value is None or isinstance(value, list):
             continue
         if row.get(f"{name}_converged") is False:
             kind += ", NOT CONVERGED"
         table.add_row(name, f"{value:.5g}", f"{error:.2g}", kind)
     console.print(table)
-    if "eigenvalues" in row:
+    if row.get("eigenvalues"):
         values = "  ".join(f"{x:.4g}" for x in row["eigenvalues"])
         console.print(f"largest eigenvalues: {values}", highlight=False)
     if found["stability"]:
         console.print(f"\nlinear stability at η = {found['eta']:g}, ρ = {found['rho']:g}")
         table = Table(box=None, pad_edge=False)
-        for name in ("criterion", "value", "bound", "margin", "", "assumes"):
+        for name in ("criterion", "value", "±", "bound", "margin", "", "assumes"):
             table.add_column(name)
         for c in found["stability"]:
-            broken = "not met" if c["kind"] == "sufficient" else "BROKEN"
-            verdict = f"{c['kind']}, {'holds' if c['holds'] else broken}"
-            numbers = (f"{c[field]:.4g}" for field in ("value", "bound", "margin"))
-            table.add_row(c["name"], *numbers, verdict, c["assumes"])
+            verdict = f"{c['kind']}: {c['verdict']}"
+            numbers = [f"{c['value']:.4g}", f"{c['error']:.1g}", f"{c['bound']:.4g}"]
+            table.add_row(c["name"], *numbers, f"{c['margin']:.3g}", verdict, c["assumes"])
         console.print(table)
         if found["note"]:
             console.print(found["note"], highlight=False)
 
 
 def draw(found: Row, run: Path) -> list[Path]:
+    """Draws the spectrum into the run's folder, where a density was measured."""
     from samop import figures
     from samop.flatness import Density
 
@@ -220,7 +211,7 @@ def main() -> None:
     flags.DEFINE_float("rho", None, "Radius of the worst-case and average sharpness.")
     flags.DEFINE_float("tol", None, "Largest residual, relative to the largest eigenvalue.")
     flags.DEFINE_integer("max_matvecs", None, "Most products for an eigenvalue.")
-    flags.DEFINE_integer("seed", 0, "Of the random vectors.")
+    flags.DEFINE_integer("seed", 0, "Of the random vectors.", lower_bound=0)
     app.run(_main)
 
 

@@ -247,9 +247,9 @@ def train(
     state, begin = resume(ready, workdir)
     report(begin)
     inputs = feed(ready)
+    watching = watch.Watch(ready, workdir, inputs)
     log = metrics.GroupRecords(points, tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
-    watching = watch.Watch(ready, workdir, inputs)
     started = flushed = saved = time.monotonic()
 
     warned = False

@@ -3,7 +3,8 @@
 `config.curvature.what`, and of the trained network `what_end` too, names, all of the training loss
 with running averages (BatchNorm) on a fixed subset of the training examples with the labels that
 they were trained on:
-- "eigenvalues": λ_max and the k largest, with residuals;  "negative": λ_min;
+- "eigenvalues": λ_max and the k largest, with residuals;
+- "negative": λ_min, to a hundredth of `tol`, since it is small beside λ_max;
 - "trace": tr H with its standard error;
 - "moments": the non-uniformities s_k of single-example Hessians, for each of `orders`;
 - "ggn": λ_max, trace and s_k of the Gauss–Newton matrix;
@@ -11,6 +12,7 @@ they were trained on:
 - "layers": λ_max of each layer;  "sharpness": worst-case and average sharpness at radius `rho`.
 """
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,9 +21,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from samop import hessian, trees
+from samop import hessian, theory, trees
 from samop.data import sampling, splits
-from samop.errors import UserError
+from samop.errors import NotFinite, UserError
 from samop.hessian.estimate import Estimate
 from samop.hessian.sharpness import layer_blocks
 from samop.workloads import Workload
@@ -64,6 +66,10 @@ def check(config: Mapping[str, Any], workload: Workload, parameters: int) -> Non
         )
     if fields["k"] > parameters:
         raise UserError(f"curvature.k={fields['k']} is more than the {parameters} parameters")
+    params, model_state = workload.init(jnp.uint32(0))
+    variables = {"params": params, "state": model_state}
+    batch = batch_of(config, workload, workload.splits.train.y)
+    hessian.check_separable(losses(workload).loss, variables, batch)
 
 
 def batch_of(config: Mapping[str, Any], workload: Workload, labels: Any) -> PyTree:
@@ -108,7 +114,11 @@ def measure(
     subject = Subject(functions, variables, batch)
     for word in words:
         own = jax.random.fold_in(key, WORDS.index(word))
-        row |= MEASURES[word](fields, subject, own)
+        try:
+            row |= MEASURES[word](fields, subject, own)
+        except NotFinite:
+            # Of a finite loss the derivatives are not: the record says so, and the run goes on.
+            row |= dict.fromkeys(names(word, fields))
     return row
 
 
@@ -116,7 +126,7 @@ def _params(path: tuple[str, ...], leaf: Any) -> bool:
     return path[0] == "params"
 
 
-# Of every operator; the loss is checked once a subject.
+# Of every operator; `check` looks at the loss, once.
 OPTIONS: dict[str, Any] = {"where": _params, "check": False}
 
 
@@ -128,7 +138,6 @@ class Subject:
         self.variables = jax.tree.map(jnp.asarray, variables)
         self.examples = len(jax.tree.leaves(batch)[0])
         self.batches = hessian.stack(batch, min(self.examples, CHUNK))
-        hessian.check_separable(functions.loss, self.variables, batch)
 
     @functools.cached_property
     def hessian(self) -> hessian.Operator:
@@ -148,7 +157,10 @@ def names(word: str, fields: Mapping[str, Any]) -> list[str]:
         "ggn": ggn,
         "density": ["density_nodes", "density_weights", "density_probes"],
         "layers": [],
-        "sharpness": [f"{name}{se}" for name in _AROUND for se in ("", "_se")],
+        "sharpness": [
+            "sharpness_examples",
+            *(f"{name}{se}" for name in _AROUND for se in ("", "_se")),
+        ],
     }[word]
 
 
@@ -229,10 +241,10 @@ def _sharpness(fields, subject, key) -> Row:
         subject.batches,
         key=key,
         rho=fields["rho"],
-        m=min(128, subject.examples),
+        m=min(128, max(1, subject.examples // 2)),  # two subsets at least
         **OPTIONS,
     )
-    row: Row = {}
+    row: Row = {"sharpness_examples": found.examples}
     for name in _AROUND:
         row |= _estimate(name, getattr(found, name))
     return row
@@ -258,7 +270,7 @@ def key_of(seed: int, step: int) -> jax.Array:
     return jax.random.fold_in(sampling.stream(np.uint32(seed), sampling.CURVATURE), step)
 
 
-def stability_moments(
+def stability(
     config: Mapping[str, Any],
     workload: Workload,
     params: PyTree,
@@ -268,13 +280,58 @@ def stability_moments(
     *,
     eta: float,
     rho: float,
-) -> hessian.Moments:
-    """What `samop.theory.stability` judges, moments to the fourth. Arguments as for `measure`."""
+) -> tuple[list[theory.Criterion], Row, bool]:
+    """The criteria of linear stability at a rate and radius, the moments as a row, and whether all
+    eigenvalues behind them converged.
+
+    A step sees a batch. Of batches of more than one example only the second moment follows from
+    that of examples, so the criteria that need higher ones are left out. Arguments as for
+    `measure`.
+    """
     functions, variables = losses(workload), {"params": params, "state": model_state}
     subject = Subject(functions, variables, batch)
-    options = {**_moment_options(config["curvature"], key), "orders": (2, 3, 4)}
+    fields, size = config["curvature"], config["train"]["batch_size"]
+    orders = (2, 3, 4) if size == 1 else (2,)
+    options = {**_moment_options(fields, jax.random.fold_in(key, len(WORDS))), "orders": orders}
     args = (functions.loss, subject.variables, subject.batches)
-    return hessian.hessian_moments(*args, **options, eta=eta, rho=rho)
+    found = hessian.hessian_moments(*args, **options, rho=rho, eta=eta if size == 1 else None)
+    share = theory.of_batches(len(workload.splits.train.x), size)
+    h_rho_m2 = found.h_rho_m2
+    if size > 1:
+        h_rho_m2 = _shifted(subject, fields, key, rho, share)
+    assert h_rho_m2 is not None  # as ρ was given
+    scale = dict.fromkeys(orders, share ** (1 / 2) if size > 1 else 1.0)
+    eigenvalues = {"a": found.a, "h_rho_m2": h_rho_m2, "contraction": found.contraction}
+    there = {name: x for name, x in eigenvalues.items() if x is not None}
+    errors: dict[str | int, float] = {n: float(x.residuals[0]) for n, x in there.items()}
+    errors |= {k: scale[k] * root.residual for k, root in found.s.items()}
+    criteria = theory.stability(
+        eta,
+        rho,
+        float(found.a.values[0]),
+        {k: scale[k] * root.value for k, root in found.s.items()},
+        h_rho_m2=float(h_rho_m2.values[0]),
+        contraction=float(found.contraction.values[0]) if found.contraction else None,
+        errors=errors,
+    )
+    everything = [*there.values(), *(root.eigenvalue for root in found.s.values())]
+    return criteria, roots("s", found), all(x.converged for x in everything)
+
+
+def _shifted(subject, fields, key, rho, share):
+    """λ_max(H + ρM₂) of batches: their M₂ is H² + share · (M₂ − H²) of single examples."""
+    args = (subject.functions.loss, subject.variables, subject.batches)
+    op = subject.hessian
+
+    def product(v):
+        once = op(v)
+        second = hessian.moment_vp(*args, v, (0.0, 0.0, 1.0), **OPTIONS)
+        return jax.tree.map(
+            lambda h, hh, m: h + rho * ((1 - share) * hh + share * m), once, op(once), second
+        )
+
+    moved = dataclasses.replace(op, fn=None, host=product) if rho else op
+    return _top(moved, fields, jax.random.fold_in(key, len(WORDS) + 1), k=1)
 
 
 def _top(op, fields, key, **kwargs):
@@ -296,6 +353,7 @@ def _value_of(name: str, found: hessian.Eigenvalues) -> Row:
 
 
 def roots(name: str, found: hessian.Moments) -> Row:
+    """The non-uniformities as a row: `name` + k, with residual and whether it converged."""
     row: Row = {}
     for k, root in found.s.items():
         values = (root.value, root.residual, root.converged)

@@ -27,6 +27,7 @@ class Criterion(NamedTuple):
       kind: "necessary" (broken: unstable), "sufficient" (kept: stable), or "implied" (a theorem's
         bound under what it assumes; broken: the assumption fails).
       assumes: what it is true under.
+      error: what the value may be wrong by, ≥ 0.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Criterion(NamedTuple):
     bound: float
     kind: str
     assumes: str
+    error: float = 0.0
 
     @property
     def margin(self) -> float:
@@ -41,9 +43,13 @@ class Criterion(NamedTuple):
         return 1 - self.value / self.bound
 
     @property
-    def holds(self) -> bool:
-        """Whether the inequality does, up to rounding in single precision."""
-        return self.value <= self.bound * (1 + 1e-6)
+    def verdict(self) -> str:
+        """ "holds", "broken", or "undecided" where the error reaches across the bound."""
+        # A Ritz value is never above the eigenvalue: by itself it errs towards stability. In the
+        # null directions of the Hessians E[B²] is the identity, up to rounding in float32.
+        if self.value + self.error <= self.bound * (1 + 1e-6):
+            return "holds"
+        return "broken" if self.value - self.error > self.bound else "undecided"
 
 
 def stability(
@@ -54,6 +60,7 @@ def stability(
     *,
     h_rho_m2: float | None = None,
     contraction: float | None = None,
+    errors: Mapping[str | int, float] | None = None,
 ) -> list[Criterion]:
     """The criteria that what was measured allows to judge.
 
@@ -65,6 +72,10 @@ def stability(
       s: k → s_k for k = 2, 3, 4.
       h_rho_m2: λ_max(H + ρM₂).
       contraction: λ_max(E[B²] − I).
+      errors: of these, by their names here: "a", 2, 3, 4, "h_rho_m2", "contraction".
+
+    H_i, and with them M_k and s_k, are the Hessians of what one step sees: of batches, where it
+    sees more than one example (`of_batches` turns the second moment of examples into theirs).
 
     Raises:
       UserError: a rate or radius out of range.
@@ -73,29 +84,37 @@ def stability(
         raise UserError(f"eta={eta} should be a finite number > 0")
     if not (math.isfinite(rho) and rho >= 0):
         raise UserError(f"rho={rho} should be a finite number ≥ 0")
-    s = s or {}
-    largest = (math.sqrt(1 + 8 * rho / eta) - 1) / (2 * rho) if rho else 2 / eta
+    s, wrong = s or {}, errors or {}
+    # (√(1 + 8ρ/η) − 1)/(2ρ), written so that nothing cancels for a small ρ.
+    largest = 4 / eta / (1 + math.sqrt(1 + 8 * rho / eta))
     found = []
+
+    def add(name, of, value, bound, kind, assumes):
+        found.append(Criterion(name, value, bound, kind, assumes, wrong.get(of, 0.0)))
+
     if h_rho_m2 is not None:
-        found.append(Criterion("λ_max(H + ρM₂) ≤ 2/η", h_rho_m2, 2 / eta, "necessary", LINEAR))
-    found.append(Criterion("a ≤ (√(1 + 8ρ/η) − 1)/(2ρ)", a, largest, "necessary", LINEAR))
+        add("λ_max(H + ρM₂) ≤ 2/η", "h_rho_m2", h_rho_m2, 2 / eta, "necessary", LINEAR)
+    add("a ≤ (√(1 + 8ρ/η) − 1)/(2ρ)", "a", a, largest, "necessary", LINEAR)
     if contraction is not None:
-        found.append(Criterion("λ_max(E[B²]) ≤ 1", 1 + contraction, 1.0, "sufficient", LINEAR))
+        add("λ_max(E[B²]) ≤ 1", "contraction", 1 + contraction, 1.0, "sufficient", LINEAR)
     if 2 in s:
-        bound = math.sqrt(sharper_s2(rho / eta)) / eta
-        found.append(Criterion("s₂ ≤ sharper bound", s[2], bound, "implied", CONTRACTS))
+        sharper = math.sqrt(sharper_s2(rho / eta)) / eta
+        add("s₂ ≤ sharper bound", 2, s[2], sharper, "implied", CONTRACTS)
     larger = f"{CONTRACTS}; η ≥ 2ρ"
     # Outside of η ≥ 2ρ they are no theorems: a planted violation of the fourth is in the tests.
     if 2 in s and eta > 2 * rho:
         bound = 1 / math.sqrt(eta * (eta - 2 * rho))
-        found.append(Criterion("s₂ ≤ (η(η − 2ρ))^(−1/2)", s[2], bound, "implied", larger))
+        add("s₂ ≤ (η(η − 2ρ))^(−1/2)", 2, s[2], bound, "implied", larger)
     if 3 in s and rho and eta >= 2 * rho:
-        bound = (2 * eta**2 * rho) ** (-1 / 3)
-        found.append(Criterion("s₃ ≤ (2η²ρ)^(−1/3)", s[3], bound, "implied", larger))
+        add("s₃ ≤ (2η²ρ)^(−1/3)", 3, s[3], (2 * eta**2 * rho) ** (-1 / 3), "implied", larger)
     if 4 in s and rho and eta >= 2 * rho:
-        bound = (eta**2 * rho**2) ** (-1 / 4)
-        found.append(Criterion("s₄ ≤ (η²ρ²)^(−1/4)", s[4], bound, "implied", larger))
+        add("s₄ ≤ (η²ρ²)^(−1/4)", 4, s[4], (eta**2 * rho**2) ** (-1 / 4), "implied", larger)
     return found
+
+
+def of_batches(n: int, size: int) -> float:
+    """Σ₂ of batches of `size` drawn from n without replacement, as a share of that of examples."""
+    return (n - size) / (size * (n - 1)) if n > 1 else 0.0
 
 
 def sharper_s2(ratio: float) -> float:

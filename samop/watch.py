@@ -72,12 +72,17 @@ class Watch:
         begin = number * self._spe
         if begin == 0 and 0 in self._due:
             self._measure(0, state)
+        if any(begin < step < begin + self._spe for step in self._due):
+            jax.block_until_ready(state)
         place, at = self._ready.program.place, 0
         for step in self._due:
             inside = step - begin
             if 0 < inside < self._spe:
+                begun = time.monotonic()
                 where = (place("every", np.int32(x)) for x in (number, at, inside - at))
                 state = self._ready.program.advance(state, *self._inputs, *where)
+                jax.block_until_ready(state)
+                self.seconds += time.monotonic() - begun
                 self._measure(step, state)
                 at = inside
 
@@ -94,6 +99,7 @@ class Watch:
                 records.append_rows(file, [], sync=True)
 
     def _measure(self, step: int, state: PyTree) -> None:
+        jax.block_until_ready(state)  # so that what is left of training is not counted here
         begin = time.monotonic()
         ready, group = self._ready, self._ready.group
         params = transforms.eval_params(state.opt_state, state.params)

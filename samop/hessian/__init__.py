@@ -9,6 +9,8 @@ loss over the examples of a batch, or an operator (`hessian`, `ggn`, `linear`) i
 - a list of batches, also of unequal sizes; those of equal shape are stacked;
 - a stream: anything whose iter() starts anew, or a function that returns an iterator. It is read
   once a product, one batch in memory at a time.
+Programs are compiled once for a `loss_fn` and kept as long as the process: define it once, and give
+what changes through `params` or the batch rather than through what the function closes over.
 Several batches are weighted by their numbers of examples, or by `batch_weight(batch)`.
 """
 

@@ -11,7 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from samop import precision, trees
 from samop.hessian import draws
-from samop.hessian.krylov import unit
+from samop.hessian.basis import unit
 from samop.hessian.operators import LossFn, join
 
 PyTree = Any
@@ -99,7 +99,8 @@ def worst(
                 grad=grad,
                 rises=s.rises + (value > s.value),
                 value=value,
-                best=jnp.where(better, value, s.best),
+                # A NaN stays: no bound can be told from a loss that is not a number.
+                best=jnp.where(better | jnp.isnan(value), value, s.best),
                 best_u=jnp.where(better, u, s.best_u),
                 best_grad=jnp.where(better, grad, s.best_grad),
             )

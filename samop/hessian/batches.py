@@ -80,7 +80,12 @@ def stack(batch: PyTree, size: int) -> Stack | list[Any]:
     Returns:
       A Stack; where `size` does not divide n, a list of a Stack and the rest.
     """
-    (n,) = {len(x) for x in jax.tree.leaves(batch)}
+    n = examples(batch)
+    if n is None or any(not _array(x).ndim for x in jax.tree.leaves(batch)):
+        raise UserError(
+            "a batch whose arrays do not all have the examples as their first axis cannot be cut: "
+            "give a list of batches"
+        )
     if size < 1:
         raise UserError(f"size={size} should be at least 1")
     number, rest = divmod(n, size)
@@ -159,6 +164,19 @@ def first(data: tuple[Part, ...] | Stream) -> PyTree:
     return jax.tree.map(lambda x: x[0], data[0].batches)
 
 
+def to_look_at(source: tuple[Part, ...] | Stream) -> list[PyTree]:
+    """The batches that a loss is tested on: the largest and the last, where there are several.
+
+    The last one is where padding and masks are; of a stream only the first is looked at.
+    """
+    if isinstance(source, Stream):
+        return [first(source)]
+    largest = max(source, key=lambda part: examples(first((part,))) or 0)
+    last = jax.tree.map(lambda x: x[-1], source[-1].batches)
+    several = len(source) > 1 or Stack(source[0].batches).number > 1
+    return [first((largest,)), *([last] if several else [])]
+
+
 def replicated(devices: Sequence[jax.Device]) -> NamedSharding:
     """Where vectors and parameters live: whole on each device."""
     return NamedSharding(Mesh(np.array(devices), "examples"), PartitionSpec())
@@ -169,6 +187,8 @@ def _parts(found, batch_weight, devices) -> tuple[Part, ...]:
         item.batches if isinstance(item, Stack) else jax.tree.map(lambda x: _array(x)[None], item)
         for item in found
     ]
+    if any(not Stack(tree).number for tree in stacks if jax.tree.leaves(tree)):
+        raise UserError("a Stack without batches: at least one batch is needed")
     structure = jax.tree.structure(stacks[0])
     if not jax.tree.leaves(stacks[0]):
         raise UserError("a batch holds no arrays")
@@ -221,15 +241,22 @@ def _divide(tree: PyTree, devices: int) -> list[PyTree]:
     if count is None:
         raise UserError("devices cannot divide a batch whose arrays have different leading axes")
     even = count // devices * devices
-    pieces = [jax.tree.map(lambda x: x[:, :even], tree), jax.tree.map(lambda x: x[:, even:], tree)]
+    pieces = [
+        jax.tree.map(lambda x, part=part: x[:, part] if x.ndim > 1 else x, tree)
+        for part in (slice(None, even), slice(even, None))
+    ]
     return [piece for piece, size in zip(pieces, (even, count - even)) if size]
 
 
 def _place(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    size = len(jax.tree.leaves(tree)[0][0])
     whole = replicated(devices)
     split = NamedSharding(whole.mesh, PartitionSpec(None, "examples"))
-    return jax.device_put(tree, whole if size % len(devices) else split)
+
+    def place(x):
+        even = x.ndim > 1 and x.shape[1] % len(devices) == 0
+        return jax.device_put(x, split if even else whole)
+
+    return jax.tree.map(place, tree)
 
 
 def _same_structure(found: Any, expected: Any, number: int) -> None:

@@ -75,6 +75,13 @@ def check_separable(
             f"loss_fn is not deterministic: {whole} and {again} for the same arguments; fix its "
             f"random key{OVERRIDE}"
         )
+    now = float(loss_fn(params, first))
+    if tolerance.differ(whole, now, 0.0):
+        raise UserError(
+            f"loss_fn gives {now} where the program compiled for it gives {whole}: what it closes "
+            "over has changed since; define it anew, or pass that through params or the batch"
+            + OVERRIDE
+        )
     a, b = _shares(halves, batch_weight)
     mean = a * left + b * right
     mixes = tolerance.differ(whole, mean, norms["halves"])
@@ -109,13 +116,14 @@ class Tolerance:
 
     def differ(self, a: float, b: float, gradients: float) -> bool:
         """Whether two losses, or their gradients (relative distance), differ."""
-        far = abs(a - b) > self._absolute + self._relative * max(abs(a), abs(b))
-        return bool(far or (self._gradients and gradients > self._gradient))
+        # Not "farther than", so that a NaN differs.
+        near = abs(a - b) <= self._absolute + self._relative * max(abs(a), abs(b))
+        return bool(not near or (self._gradients and not gradients <= self._gradient))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compare(loss_fn, params, first, moved, left, right, a, b):
-    # Traced anew each time, so that randomness of Python's shows too.
+    # Traced twice, so that randomness of Python's shows too.
     evaluate = lambda batch: jax.value_and_grad(lambda p: loss_fn(p, batch))(params)  # noqa: E731
     values, grads = zip(*(evaluate(x) for x in (first, first, moved, left, right)))
     scale = jnp.maximum(trees.norm(grads[3]), trees.norm(grads[4]))

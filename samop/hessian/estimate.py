@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from samop.errors import UserError
+from samop.errors import NotFinite, UserError
 
 
 class Estimate(NamedTuple):
@@ -50,7 +50,7 @@ def finite(values, what: str) -> np.ndarray:
     """The values as float64; raises UserError where one is not finite."""
     values = np.asarray(jax.device_get(values), float)
     if not np.all(np.isfinite(values)):
-        raise UserError(
+        raise NotFinite(
             f"{what} is not finite: is the loss finite on every batch, and twice differentiable at "
             "these parameters?"
         )
@@ -59,5 +59,6 @@ def finite(values, what: str) -> np.ndarray:
 
 def at_least(name: str, value: int, least: int) -> None:
     """Raises UserError unless a whole number is large enough."""
-    if isinstance(value, bool) or int(value) != value or value < least:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
         raise UserError(f"{name}={value} should be a whole number of at least {least}")

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from samop import precision
 from samop.errors import UserError
@@ -33,18 +34,11 @@ class Items(NamedTuple):
     weights: jax.Array
 
 
-def gather(batches: Any, how: Options, per: str, size: int, chunk: int | str) -> tuple[Items, ...]:
-    """The terms of a mean over `batches`, see `samop.hessian`; they have to be in memory.
-
-    Args:
-      batches: a batch, a `Stack` or a list of either.
-      how: options of the operators; of these `batch_weight`.
-      per: "example" or "batch".
-      size: number of parameters, which decides an automatic chunk.
-      chunk: terms at a time, or "auto".
+def gather(batches: Any, how: Options, per: str) -> tuple[data.Part, ...]:
+    """The batches in memory that `cut` divides into terms.
 
     Raises:
-      UserError: a stream, or arguments that are not allowed.
+      UserError: a stream, or options that are not supported.
     """
     if per not in ("example", "batch"):
         raise UserError(f"per={per!r} is not allowed; allowed: example, batch")
@@ -53,6 +47,24 @@ def gather(batches: Any, how: Options, per: str, size: int, chunk: int | str) ->
     parts = data.gather(batches, how.batch_weight, None)
     if isinstance(parts, data.Stream):
         raise UserError("moments need all batches in memory: give a list, a Stack or one batch")
+    return parts
+
+
+def cut(
+    parts: tuple[data.Part, ...], how: Options, per: str, size: int, chunk: int | str
+) -> tuple[Items, ...]:
+    """The terms of a mean over batches.
+
+    Args:
+      parts: of `gather`.
+      how: options of the operators; of these `batch_weight`.
+      per: "example" or "batch".
+      size: number of parameters, which decides an automatic chunk.
+      chunk: terms at a time, or "auto".
+
+    Raises:
+      UserError: arguments that are not allowed.
+    """
     if chunk == "auto":
         chunk = max(1, CHUNK_BYTES // (4 * VECTORS * size))
     elif isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
@@ -67,13 +79,6 @@ def gather(batches: Any, how: Options, per: str, size: int, chunk: int | str) ->
 def number(items: tuple[Items, ...]) -> int:
     """How many terms there are."""
     return sum(x.weights.size for x in items)
-
-
-def sample(items: tuple[Items, ...], per: str) -> PyTree:
-    """A batch to look at: the first one, or the examples of the first chunk."""
-    if per == "batch":
-        return jax.tree.map(lambda x: x[0, 0], items[0].batches)
-    return jax.tree.map(lambda x: x[0].reshape(-1, *x.shape[3:]), items[0].batches)
 
 
 @functools.lru_cache(maxsize=256)
@@ -141,13 +146,13 @@ def kernels(kind: Kind, dtype: Any, sub: PyTree, rest: PyTree, items: tuple[Item
 
     def term(batch):
         one = jax.tree.map(lambda x: x[None], batch)
-        shape = jax.eval_shape(model_fn, join(sub, rest), batch).shape
+        unravel = ravel_pytree(model_fn(precision.cast(join(sub, rest), dtype), batch))[1]
 
         def outputs(s):
             return _outputs(model_fn, dtype, rest, one, s)[0]
 
         def loss(flat):
-            return kind.loss_fn(flat.reshape(shape), precision.cast(batch, dtype))
+            return kind.loss_fn(unravel(flat), precision.cast(batch, dtype))
 
         jacobian = jax.tree.leaves(jax.jacrev(outputs)(sub))
         rows = [j.reshape(len(j), -1) for j in jacobian]
@@ -162,7 +167,7 @@ def _outputs(model_fn, dtype, rest, batch, sub):
     params = precision.cast(join(sub, rest), dtype)
 
     def one(term):
-        return model_fn(params, precision.cast(term, dtype)).reshape(-1)
+        return ravel_pytree(model_fn(params, precision.cast(term, dtype)))[0]
 
     return jax.vmap(one)(batch).astype(jnp.result_type(*jax.tree.leaves(sub)))
 
@@ -172,10 +177,10 @@ def _terms(part: data.Part, per: str, batch_weight) -> tuple[PyTree, np.ndarray]
     if per == "batch":
         return part.batches, np.asarray(part.weights, float)
     size = data.examples(data.first((part,)))
-    if size is None:
+    if size is None or any(x.ndim < 2 for x in jax.tree.leaves(part.batches)):
         raise UserError(
-            "the arrays of a batch have different leading axes, so its examples cannot be told "
-            "apart: use per='batch'"
+            "not all arrays of a batch have the examples as their first axis, so these cannot be "
+            "told apart: use per='batch'"
         )
     tree = jax.tree.map(lambda x: x.reshape(-1, 1, *x.shape[2:]), part.batches)
     if batch_weight is not None:

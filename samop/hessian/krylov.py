@@ -5,7 +5,6 @@ projected matrix. So restarts and breakdowns need no cases of their own: what co
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,8 +14,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from samop import trees
-from samop.errors import UserError
-from samop.hessian import draws
+from samop.errors import NotFinite, UserError
+from samop.hessian import basis, draws
+from samop.hessian.estimate import at_least
 from samop.hessian.operators import Operator, operator_of
 
 PyTree = Any
@@ -44,7 +44,7 @@ class Lanczos(NamedTuple):
 
 
 class Eigenvalues(NamedTuple):
-    """Ritz values with evidence.
+    """Ritz values with evidence. That a multiple eigenvalue has all its copies here is not shown.
 
     Attributes:
       values: [k] float64; LA and BE descending, SA ascending, LM descending in magnitude.
@@ -78,23 +78,24 @@ def lanczos(matvec: Callable[[PyTree], PyTree], v0: PyTree, num_steps: int) -> L
             f"num_steps={num_steps} should be at least 1 and at most the {trees.size(v0)} "
             "dimensions of a vector"
         )
-    v, unravel = ravel_pytree(trees.wide(v0))
+    v, to_tree = ravel_pytree(trees.wide(v0))
 
     def body(j, carry):
-        basis, v, alpha, beta, scale = carry
-        basis = jax.lax.dynamic_update_index_in_dim(basis, v, j, 0)
-        h, length, after = _extend((basis,), ravel_pytree(matvec(unravel(v)))[0], j)
+        q, v, alpha, beta, scale = carry
+        q = jax.lax.dynamic_update_index_in_dim(q, v, j, 0)
+        product = ravel_pytree(matvec(to_tree(v)))[0].astype(v.dtype)
+        h, length, after = _extend((q,), product, j)
         scale = jnp.maximum(scale, jnp.abs(h[j]) + length)
         broken = length <= _negligible(v.dtype) * scale
-        other = lambda: orthogonal((basis,), _normal(jax.random.key(j), v), j)  # noqa: E731
+        other = lambda: basis.orthogonal((q,), _normal(jax.random.key(j), v), j)  # noqa: E731
         after = jax.lax.cond(broken, other, lambda: after)
         beta = beta.at[j].set(jnp.where(broken, 0, length))
-        return basis, after, alpha.at[j].set(h[j]), beta, scale
+        return q, after, alpha.at[j].set(h[j]), beta, scale
 
-    basis, none = jnp.zeros((num_steps, v.size), v.dtype), jnp.zeros(num_steps, v.dtype)
-    start = (basis, unit(v), none, none, none[0])
-    basis, after, alpha, beta, _ = jax.lax.fori_loop(0, num_steps, body, start)
-    return Lanczos(jax.vmap(unravel)(basis), alpha, beta, unravel(after))
+    q, none = jnp.zeros((num_steps, v.size), v.dtype), jnp.zeros(num_steps, v.dtype)
+    start = (q, basis.unit(v), none, none, none[0])
+    q, after, alpha, beta, _ = jax.lax.fori_loop(0, num_steps, body, start)
+    return Lanczos(jax.vmap(to_tree)(q), alpha, beta, to_tree(after))
 
 
 def top_eigenvalues(
@@ -136,7 +137,8 @@ def top_eigenvalues(
       UserError: impossible arguments, or a product that is not finite.
     """
     op = operator_of(loss_fn, params, batches, options)
-    eps = float(np.finfo(dtype_of(op.like)).eps)
+    at_least("k", k, 1)
+    eps = _eps(basis.dtype_of(op.like))
     room = _room(op, k, max_vectors)
     _check(op, k, tol, max_matvecs, which, room, eps)
     v = _first(op.like, key, start)
@@ -194,8 +196,9 @@ class Krylov:
         self._op, self._key, self.room = op, key, room
         self._next: Any = op.place(_unit(v))
         self._dtype = self._next.dtype
-        self._blocks = op.place(zeros(room, op.size, self._dtype))
+        self._blocks = op.place(basis.zeros(room, op.size, self._dtype))
         self._matrix = np.zeros((room, room))
+        self._coupling = np.zeros(room)  # qᵢᵀAq of the next vector q, as earlier products have it
         self._beta = 0.0
         self._scale = 0.0
         self.length = self.num_matvecs = self.breakdowns = 0
@@ -206,29 +209,43 @@ class Krylov:
         which, row = divmod(j, len(self._blocks[0]))
         blocks = list(self._blocks)
         self._blocks, self._next = (), None  # no second reference to what is donated
-        blocks[which] = put(blocks[which], v, row)
+        blocks[which] = basis.put(blocks[which], v, row)
         # A copy, since a map may return its argument or keep what it returns: donated below.
-        product = _flat(self._op(unravel(self._op.like, v)), v.dtype)
+        product = _flat(self._op(basis.unravel(self._op.like, v)), v.dtype)
         del v
         self._blocks = tuple(blocks)
         self.num_matvecs += 1
         h, beta, after = _step(self._blocks, product, j)
         h, beta = np.asarray(h, float)[: j + 1], float(beta)
         if not np.isfinite(beta) or not np.all(np.isfinite(h)):
-            raise UserError(
+            raise NotFinite(
                 f"product {self.num_matvecs} of the operator is not finite: is the loss finite on "
                 "every batch, and twice differentiable at these parameters?"
             )
         self._matrix[: j + 1, j] = self._matrix[j, : j + 1] = h
         self._scale = max(self._scale, abs(h[j]) + beta)
+        self._compare(h[:j])
         self.length += 1
         self._beta, self._next = beta, after
+        self._coupling[:] = 0
+        self._coupling[j] = beta
         if beta <= _negligible(after.dtype) * self._scale:
             self.breakdowns += 1
-            self._beta = 0.0
+            self._beta = self._coupling[j] = 0.0
             if self.length < self._op.size:
                 key = jax.random.fold_in(self._key, self.num_matvecs)
                 self._next = self._op.place(_other(self._blocks, after, key, j))
+
+    def _compare(self, found: np.ndarray) -> None:
+        """A symmetric map couples two vectors alike whichever of them it is applied to."""
+        low = self._op.computes_in
+        rounding = max(_eps(self._dtype), _eps(low or self._dtype) ** 2 * 1e3)
+        far = np.abs(found - self._coupling[: len(found)]).max(initial=0.0)
+        if far > 10 * np.sqrt(rounding) * self._scale:
+            raise UserError(
+                f"product {self.num_matvecs} contradicts earlier ones: the operator is not one "
+                "symmetric linear map. Does a stream yield the same examples at every pass?"
+            )
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(values [m] ascending, coefficients [m, m], residuals [m]), each pair a column."""
@@ -240,21 +257,23 @@ class Krylov:
         """Keeps the best Ritz vectors in place of the basis, which goes on from there."""
         values, coefficients, _ = self.ritz()
         best = order(values, which)[:keep]
-        self._blocks = _rotate(self._blocks, self._padded(coefficients[:, best]))
+        self._blocks = basis.rotate(self._blocks, self._padded(coefficients[:, best]))
         self._matrix[:] = 0
         self._matrix[range(keep), range(keep)] = values[best]
+        self._coupling[:] = 0
+        self._coupling[:keep] = self._beta * coefficients[-1, best]
         self.length = keep
 
     def vectors(self, coefficients: np.ndarray) -> PyTree:
         """These combinations [m, k] of the basis, leading axis k. The basis is used up."""
         blocks, self._blocks = self._blocks, ()
-        rotated, k = _rotate(blocks, self._padded(coefficients)), coefficients.shape[1]
+        rotated, k = basis.rotate(blocks, self._padded(coefficients)), coefficients.shape[1]
         del blocks
         kept = rotated[: -(-k // len(rotated[0]))]
         del rotated  # of what is not wanted, before anything is copied
-        rows = _first_rows(kept, k)
+        rows = basis.first_rows(kept, k)
         del kept
-        return unravel(self._op.like, rows)
+        return basis.unravel(self._op.like, rows)
 
     def _padded(self, coefficients: np.ndarray) -> np.ndarray:
         m, kept = coefficients.shape
@@ -263,96 +282,12 @@ class Krylov:
         return padded
 
 
-def unravel(like: PyTree, flat: jax.Array) -> PyTree:
-    """[..., P] → a pytree like `like`, with the leading axes."""
-    leaves, structure = jax.tree.flatten(like)
-    shapes = tuple((tuple(x.shape), np.dtype(x.dtype)) for x in leaves)
-    return jax.tree.unflatten(structure, _unravel(shapes, flat))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _unravel(shapes, flat):
-    ends = np.cumsum([0, *(int(np.prod(shape)) for shape, _ in shapes)])
-    return [
-        flat[..., i:j].reshape(*flat.shape[:-1], *shape).astype(dtype)
-        for i, j, (shape, dtype) in zip(ends, ends[1:], shapes)
-    ]
-
-
-def zeros(rows: int, size: int, dtype: Any) -> tuple[jax.Array, ...]:
-    """An empty basis of `rows` vectors: one block, or several where it is large."""
-    large = rows * size * np.dtype(dtype).itemsize > BASIS_BYTES
-    block = BLOCK if large else rows
-    ends = [*range(0, rows, block), rows]
-    return tuple(jnp.zeros((j - i, size), dtype) for i, j in itertools.pairwise(ends))
-
-
 def _extend(blocks, w, j):
     """w's part in rows 0 … j of a basis, [rows], and length and direction of the rest of it."""
-    w, first = sweep(blocks, w, j)
-    w, second = sweep(blocks, w, j)
+    w, first = basis.sweep(blocks, w, j)
+    w, second = basis.sweep(blocks, w, j)
     length = jnp.linalg.norm(w)
-    return first + second, length, _inverse(length) * w
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def put(block, v, i):
-    """The block with v as its row i."""
-    return jax.lax.dynamic_update_index_in_dim(block, v, i, 0)
-
-
-def sweep(blocks, w, j):
-    """w minus its part in rows 0 … j of a basis, and that part [rows]."""
-    parts, begin = [], 0
-    for block in blocks:
-        # One row at a time: no copies of the basis, and rows not yet there cost nothing.
-        def body(i, carry, block=block):
-            w, h = carry
-            row = jax.lax.dynamic_index_in_dim(block, i, 0, False)
-            part = jnp.dot(row, w, precision=jax.lax.Precision.HIGHEST)
-            return w - part * row, h.at[i].set(part)
-
-        there = jnp.clip(j + 1 - begin, 0, len(block))
-        w, part = jax.lax.fori_loop(0, there, body, (w, jnp.zeros(len(block), w.dtype)))
-        parts.append(part)
-        begin += len(block)
-    return w, jnp.concatenate(parts)
-
-
-def orthogonal(blocks, v, j):
-    """The unit vector along v orthogonal to rows 0 … j; zeros where nothing is left."""
-    start = jnp.linalg.norm(v)
-    for _ in range(2):
-        v, _ = sweep(blocks, v, j)
-    left = jnp.linalg.norm(v)
-    return jnp.where(left > 1e-3 * start / np.sqrt(v.size), _inverse(left), 0) * v
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _rotate(blocks, coefficients):
-    """Rows [m, P] ← coefficients.T @ rows, in place, some columns at a time."""
-    size = blocks[0].shape[1]
-    width = min(size, 4096)
-    ends = np.cumsum([0, *map(len, blocks)])
-
-    def body(i, blocks):
-        # The last columns are moved back inside; the first of them are left as they are.
-        begin = jnp.minimum(i * width, size - width)
-        old = jnp.concatenate([jax.lax.dynamic_slice_in_dim(b, begin, width, 1) for b in blocks])
-        new = jnp.matmul(coefficients.T, old, precision=jax.lax.Precision.HIGHEST)
-        done = begin + jnp.arange(width) < i * width
-        new = jnp.where(done[None], old, new.astype(old.dtype))
-        return tuple(
-            jax.lax.dynamic_update_slice_in_dim(block, new[a:b], begin, 1)
-            for block, a, b in zip(blocks, ends, ends[1:])
-        )
-
-    return jax.lax.fori_loop(0, -(-size // width), body, blocks)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _first_rows(blocks, k):
-    return jnp.concatenate(blocks)[:k]
+    return first + second, length, basis.inverse(length) * w
 
 
 _step = jax.jit(_extend, donate_argnums=1)
@@ -365,7 +300,7 @@ def _flat(v, dtype):
 
 @jax.jit
 def _other(blocks, like, key, j):
-    return orthogonal(blocks, _normal(key, like), j)
+    return basis.orthogonal(blocks, _normal(key, like), j)
 
 
 def _normal(key, like):
@@ -374,16 +309,7 @@ def _normal(key, like):
 
 @jax.jit
 def _unit(v):
-    return unit(ravel_pytree(trees.wide(v))[0])
-
-
-def unit(v: jax.Array) -> jax.Array:
-    """A flat vector divided by its length; zeros stay zeros."""
-    return _inverse(jnp.linalg.norm(v)) * v
-
-
-def _inverse(length):
-    return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
+    return basis.unit(ravel_pytree(trees.wide(v))[0])
 
 
 def _first(like: PyTree, key: jax.Array, start: PyTree) -> PyTree:
@@ -416,14 +342,16 @@ def order(values: np.ndarray, which: str) -> np.ndarray:
 def _room(op: Operator, k: int, max_vectors: int | None) -> int:
     if max_vectors is not None:
         return min(max_vectors, op.size)
-    vector = op.size * np.dtype(dtype_of(op.like)).itemsize
+    vector = op.size * np.dtype(basis.dtype_of(op.like)).itemsize
     return min(op.size, max(k + SPARE, 2 * k + 1, min(k + 7 * SPARE, BASIS_BYTES // vector)))
 
 
 def _check(op, k, tol, max_matvecs, which, room, eps) -> None:
     if which not in ENDS:
         raise UserError(f"which={which!r} is not allowed; allowed: {', '.join(ENDS)}")
-    if not 1 <= k <= op.size:
+    for name, value in (("max_matvecs", max_matvecs), ("max_vectors", room)):
+        at_least(name, value, 1)
+    if k > op.size:
         raise UserError(f"k={k} should be at least 1 and at most the {op.size} parameters")
     if not tol >= 8 * eps:
         raise UserError(
@@ -438,9 +366,8 @@ def _check(op, k, tol, max_matvecs, which, room, eps) -> None:
 
 
 def _negligible(dtype) -> float:
-    return 32 * float(np.finfo(dtype).eps)
+    return 32 * _eps(dtype)
 
 
-def dtype_of(tree: PyTree) -> Any:
-    """The dtype that holds all leaves."""
-    return jnp.result_type(*(x.dtype for x in jax.tree.leaves(tree)))
+def _eps(dtype) -> float:
+    return float(jnp.finfo(dtype).eps)

@@ -13,7 +13,9 @@ import numpy as np
 
 from samop import trees
 from samop.errors import UserError
+from samop.hessian import batches as data
 from samop.hessian import items as terms
+from samop.hessian.basis import dtype_of
 from samop.hessian.checks import check_separable
 from samop.hessian.krylov import Eigenvalues, top_eigenvalues
 from samop.hessian.operators import Kind, Operator, ggn, hessian, join, make_options, split
@@ -41,14 +43,16 @@ class Root(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """Attributes:
-    a: λ_max(H).
-    s: k → s_k.
-    h_rho_m2: λ_max(H + ρM₂); None where no ρ was given.
-    contraction: λ_max(E[B_i²] − I), B_i = I − η(H_i + ρH_i²), at most 0 where linear stability is
-      sure (never below 0 with more parameters than the H_i span); None where no η was given.
-    eta, rho: as given.
-    number: of the terms H_i.
+    """What `hessian_moments` measures.
+
+    Attributes:
+      a: λ_max(H).
+      s: k → s_k.
+      h_rho_m2: λ_max(H + ρM₂); None where no ρ was given.
+      contraction: λ_max(E[B_i²] − I), B_i = I − η(H_i + ρH_i²), at most 0 where linear stability
+        is sure (never below 0 with more parameters than the H_i span); None where no η was given.
+      eta, rho: as given.
+      number: of the terms H_i.
     """
 
     a: Eigenvalues
@@ -69,10 +73,12 @@ class Terms:
         self._sub, self._rest = split(params, self._how)
         self._dtype = None if self._how.dtype is None else jnp.dtype(self._how.dtype)
         size = trees.size(self._sub)
-        self._items = terms.gather(batches, self._how, per, size, chunk)
+        parts = terms.gather(batches, self._how, per)
         if self._how.check:
-            batch = terms.sample(self._items, per)
-            check_separable(kind.loss, join(self._sub, self._rest), batch, self._how.batch_weight)
+            whole = join(self._sub, self._rest)
+            for batch in data.to_look_at(parts):
+                check_separable(kind.loss, whole, batch, self._how.batch_weight)
+        self._items = terms.cut(parts, self._how, per, size, chunk)
         self._like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self._sub)
         self._kernels: Any = None
 
@@ -196,7 +202,9 @@ def ggn_moments(
 
     Through the kernels K_i = J_iJ_iᵀ of single terms, once, a product with any M_k then costs one
     with the mean matrix. With squared loss and a scalar output G_i = g_ig_iᵀ at interpolation,
-    and these are the moments of the theory. Arguments as for `ggn` and `hessian_moments`.
+    and these are the moments of the theory. The kernels take outputs² numbers a term, and making
+    them the Jacobian of one term, outputs × parameters: for few outputs. Arguments as for `ggn`
+    and `hessian_moments`.
     """
     kind = Kind(model_fn, criterion)
     made = Terms(kind, params, batches, per, chunk, options)
@@ -216,13 +224,15 @@ def _moments(made, whole, key, orders, eta, rho, tol, max_matvecs) -> Moments:
         own = jax.random.fold_in(key, number)
         return top_eigenvalues(op, key=own, tol=tol, max_matvecs=max_matvecs)
 
-    found = {int(k): _root(top(_excess(made, whole, int(k)), k), int(k)) for k in orders}
+    a = top(whole, 100)
+    eps = float(jnp.finfo(dtype_of(whole.like)).eps)
+    found = {k: _root(_rounded(top(_excess(made, whole, k), k), a, k, eps), k) for k in orders}
     shifted = square = None
     if rho is not None:
         shifted = top(made.polynomial((0.0, 1.0, float(rho))), 101)
     if eta is not None and rho is not None:
         square = top(made.polynomial(_contraction(float(eta), float(rho))), 102)
-    return Moments(top(whole, 100), found, shifted, square, eta, rho, made.number)
+    return Moments(a, found, shifted, square, eta, rho, made.number)
 
 
 def _excess(made: Terms, whole: Operator, k: int) -> Operator:
@@ -243,11 +253,21 @@ def _contraction(eta: float, rho: float) -> tuple[float, ...]:
     return (0.0, -2 * eta, eta**2 - 2 * eta * rho, 2 * eta**2 * rho, (eta * rho) ** 2)
 
 
+def _rounded(found: Eigenvalues, a: Eigenvalues, k: int, eps: float) -> Eigenvalues:
+    """With what cancels in M_k − H^k, both as large as a^k, in the residual."""
+    lost = 8 * eps * (abs(float(found.values[0])) + abs(float(a.values[0])) ** k)
+    return found._replace(residuals=np.hypot(found.residuals, lost))
+
+
 def _root(found: Eigenvalues, k: int) -> Root:
     value, residual = float(found.values[0]), float(found.residuals[0])
-    root = np.sign(value) * abs(value) ** (1 / k)
-    further = (abs(value) + residual) ** (1 / k) - abs(root)
-    return Root(float(root), float(further), found)
+
+    def root(x):
+        return float(np.sign(x) * abs(x) ** (1 / k))
+
+    # The root is steeper below: near zero it is the lower end that is far.
+    ends = (root(value + residual), root(value - residual))
+    return Root(root(value), max(abs(end - root(value)) for end in ends), found)
 
 
 _subtract = jax.jit(lambda a, b: jax.tree.map(jnp.subtract, a, b))

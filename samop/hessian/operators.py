@@ -28,6 +28,7 @@ class Operator:
       arguments: arrays that `fn` reads; kept apart so that no program holds them as constants.
       host: `host(v)`, a loop on the host, where `fn` is None or not to be compiled.
       sharding: where vectors live; None: wherever jax puts them.
+      computes_in: dtype of the computation where it is not that of the vectors.
     """
 
     like: PyTree
@@ -35,6 +36,7 @@ class Operator:
     arguments: Any = ()
     host: Callable[[PyTree], PyTree] | None = None
     sharding: jax.sharding.Sharding | None = None
+    computes_in: Any = None
 
     def place(self, v: PyTree) -> PyTree:
         """The vector where vectors live, so that a program is compiled for one place only."""
@@ -134,12 +136,14 @@ class Options(NamedTuple):
         The result is the diagonal block of the matrix; vectors have None elsewhere.
       batch_weight: `batch_weight(batch) -> weight` of its mean loss; default: its number of
         examples. For means over tokens or masks, their number.
-      dtype: what the loss computes in; vectors and sums are at least float32. None: float32
-        for parameters of fewer bits, else as they are.
+      dtype: what the loss computes in; vectors and sums are at least float32, and residuals are
+        those of the map as it is computed. None: float32 for parameters of fewer bits, else as
+        they are.
       devices: divides the examples of each batch among these.
       linearize: keep what a product needs of the forward and backward pass (True), compute it
         anew each time (False), or keep it up to 1 GiB ("auto").
-      check: test on the first batch that the loss is a mean over examples.
+      check: test on the largest and the last batch (of a stream, the first) that the loss is a
+        mean over examples.
     """
 
     where: Any = None
@@ -177,15 +181,17 @@ def _operator(kind: Kind, params: PyTree, batches: Any, options: dict[str, Any])
     how = make_options(options)
     sub, rest = split(params, how)
     source = data.gather(batches, how.batch_weight, how.devices)
-    if how.check:
-        check_separable(kind.loss, join(sub, rest), data.first(source), how.batch_weight)
     sharding = None if how.devices is None else data.replicated(how.devices)
     if sharding is not None:
         sub, rest = jax.device_put((sub, rest), sharding)
+    if how.check:
+        for batch in data.to_look_at(source):
+            check_separable(kind.loss, join(sub, rest), batch, how.batch_weight)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), sub)
     dtype = None if how.dtype is None else jnp.dtype(how.dtype)
     if isinstance(source, data.Stream):
-        return Operator(like, None, host=_streamed(kind, dtype, sub, rest, source))
+        host = _streamed(kind, dtype, sub, rest, source)
+        return Operator(like, None, host=host, computes_in=dtype)
     if how.linearize == "auto":
         shapes = jax.eval_shape(functools.partial(_linearized, kind, dtype), sub, rest, source)
         saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
@@ -194,8 +200,8 @@ def _operator(kind: Kind, params: PyTree, batches: Any, options: dict[str, Any])
         keep = bool(how.linearize)
     if keep:
         arguments = _linearized(kind, dtype, sub, rest, source)
-        return Operator(like, _mean_of_linear, arguments, sharding=sharding)
-    return Operator(like, _recomputed(kind, dtype), (sub, rest, source), sharding=sharding)
+        return Operator(like, _mean_of_linear, arguments, None, sharding, dtype)
+    return Operator(like, _recomputed(kind, dtype), (sub, rest, source), None, sharding, dtype)
 
 
 def make_options(options: dict[str, Any]) -> Options:
@@ -205,6 +211,8 @@ def make_options(options: dict[str, Any]) -> Options:
             f"unknown option {min(unknown)!r}; allowed: {', '.join(sorted(Options._fields))}"
         )
     how = Options(**options)
+    if how.dtype is not None and jax.dtypes.canonicalize_dtype(how.dtype) != jnp.dtype(how.dtype):
+        raise UserError(f"dtype={how.dtype!r} needs jax_enable_x64")
     if how.linearize not in (True, False, "auto"):
         raise UserError(f"linearize={how.linearize!r} should be True, False or 'auto'")
     return how
@@ -220,9 +228,14 @@ def split(params: PyTree, how: Options) -> tuple[PyTree, PyTree]:
     elif callable(how.where):
         chosen = trees.where(how.where, params)
     else:
-        chosen = jax.tree.map(
-            lambda flag, below: jax.tree.map(lambda _: bool(flag), below), how.where, params
-        )
+        try:
+            chosen = jax.tree.map(
+                lambda flag, below: jax.tree.map(lambda _: bool(flag), below), how.where, params
+            )
+        except ValueError as error:
+            raise UserError(
+                f"where should be a function, or booleans in the structure of params: {error}"
+            ) from None
 
     def vector(path, keep, x):
         x = jnp.asarray(x)

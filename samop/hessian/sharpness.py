@@ -1,5 +1,6 @@
 """Sharpness measures that the field compares, in one call; definitions of arXiv 2302.07011."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -92,7 +93,8 @@ def sharpness_at_radius(
       key: of everything random.
       rho: radius ρ; `rho_adaptive`, where given, is that of the adaptive measures, whose
         coordinates are relative to |w|.
-      m: examples a subset; what is left over is not used.
+      m: examples a subset, in their order (shuffle what is sorted by class); what is left over is
+        not used.
       norm: p of the worst case, 2 or inf.
       steps: of APGD.
       num_draws: random perturbations, each with its negative.
@@ -110,8 +112,12 @@ def sharpness_at_radius(
     at_least("steps", steps, 2)
     at_least("num_draws", num_draws, 1)
     how = make_options(options)
+    for name in ("batch_weight", "devices"):
+        if getattr(how, name) is not None:
+            raise UserError(f"{name} is not supported for the loss around a network")
     dtype = None if how.dtype is None else jnp.dtype(how.dtype)
     sub, rest = split(params, how)
+    flat, adaptive = jax.random.split(key)
     subsets = _subsets(batches, m)
     if how.check:
         first = jax.tree.map(lambda x: x[0], subsets)
@@ -125,7 +131,6 @@ def sharpness_at_radius(
         means = ascent.at_random(loss_fn, dtype, *args, jax.random.split(draws, num_draws))
         return mean(finite(highest, what), 0, "APGD"), mean(finite(means, what), 0, "±normal")
 
-    flat, adaptive = jax.random.split(key)
     worst, average = around(jax.tree.map(jnp.ones_like, sub), rho, flat)
     worst_adaptive, average_adaptive = around(jax.tree.map(jnp.abs, sub), relative, adaptive)
     return AtRadius(
@@ -180,13 +185,14 @@ def sharpness(
         **{**options, "check": False},
     )
     size = jax.tree.map(jnp.abs, split(params, make_options(options))[0])
-    scaled = Operator(op.like, None, host=lambda v: _times(size, op(_times(size, v))))
+    scaled = dataclasses.replace(op, fn=None, host=lambda v: _times(size, op(_times(size, v))))
 
     def top(op, k, key):
         return top_eigenvalues(op, k=k, key=key, tol=tol, max_matvecs=max_matvecs)
 
     values, largest = top(op, min(5, op.size), keys[1]), top(scaled, 1, keys[2])
-    blocks = {name: top(block, 1, keys[3]) for name, block in layer_blocks(op)} if layers else {}
+    each = enumerate(layer_blocks(op)) if layers else ()
+    blocks = {name: top(block, 1, jax.random.fold_in(keys[3], i)) for i, (name, block) in each}
     found = trace(op, key=keys[4], num_samples=num_samples)
     first, last = values.values[0], values.values[-1]
     return Sharpness(
@@ -248,7 +254,8 @@ def layer_blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
     parents = jax.tree_util.tree_map_with_path(
         lambda path, _: "/".join(trees.names(path)[:-1]) or "/".join(trees.names(path)), op.like
     )
-    names = dict.fromkeys(jax.tree.leaves(parents))
+    filled = jax.tree.map(lambda parent, x: parent if x.size else None, parents, op.like)
+    names = dict.fromkeys(jax.tree.leaves(filled))
     for name in names:
         inside = jax.tree.map(lambda parent, name=name: parent == name, parents)
         like = jax.tree.map(lambda keep, x: x if keep else None, inside, op.like)
@@ -262,4 +269,4 @@ def layer_blocks(op: Operator) -> Iterator[tuple[str, Operator]]:
             )
             return jax.tree.map(lambda keep, x: x if keep else None, inside, op(whole))
 
-        yield name, Operator(like, None, host=product)
+        yield name, Operator(like, None, (), product, op.sharding, op.computes_in)

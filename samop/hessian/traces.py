@@ -10,9 +10,9 @@ from jax.flatten_util import ravel_pytree
 
 from samop import trees
 from samop.errors import UserError
-from samop.hessian import draws, krylov
+from samop.hessian import basis, draws
+from samop.hessian.basis import dtype_of, unravel
 from samop.hessian.estimate import Estimate, at_least, finite, jackknife, mean
-from samop.hessian.krylov import dtype_of, unravel
 from samop.hessian.operators import Operator, operator_of
 
 PyTree = Any
@@ -51,7 +51,7 @@ def trace(
     op = operator_of(loss_fn, params, batches, options)
     if method not in METHODS:
         raise UserError(f"method={method!r} is not allowed; allowed: {', '.join(METHODS)}")
-    at_least("num_samples", num_samples, {"hutchinson": 1, "hutch++": 3, "xtrace": 4}[method])
+    at_least("num_samples", num_samples, {"hutchinson": 1, "hutch++": 6, "xtrace": 4}[method])
     if method == "xtrace":
         return _xtrace(op, key, num_samples // 2)
     if method == "hutch++":
@@ -89,36 +89,39 @@ def _form(op: Operator, z: PyTree) -> jax.Array:
 
 
 def _hutchpp(op: Operator, key: jax.Array, third: int) -> Estimate:
-    third = min(third, op.size)
+    rank = min(third, op.size)
     sketch, rest = (jax.random.fold_in(key, i) for i in range(2))
-    blocks = op.place(krylov.zeros(third, op.size, dtype_of(op.like)))
-    for i in range(third):
+    blocks = op.place(basis.zeros(rank, op.size, dtype_of(op.like)))
+    for i in range(rank):
         v = _rest(blocks, op(_signs(sketch, i, op.like)), i)
         which, row = divmod(i, len(blocks[0]))
-        blocks = (*blocks[:which], krylov.put(blocks[which], v, row), *blocks[which + 1 :])
+        blocks = (*blocks[:which], basis.put(blocks[which], v, row), *blocks[which + 1 :])
     rows = (unravel(op.like, row) for block in blocks for row in block)
     inside = finite([_form(op, row) for row in rows], "a product").sum()
     outside = (_outside(blocks, _signs(rest, i, op.like)) for i in range(third))
     samples = finite([_form(op, unravel(op.like, v)) for v in outside], "a product")
-    return mean(samples, 3 * third, "hutch++", float(inside))
+    return mean(samples, 2 * rank + third, "hutch++", float(inside))
 
 
 @jax.jit
 def _rest(blocks, v, j):
     # Where v is in the span already, zeros: they take no part in the trace.
     v = ravel_pytree(v)[0].astype(blocks[0].dtype)
-    return krylov.orthogonal(blocks, v, j - 1)
+    return basis.orthogonal(blocks, v, j - 1)
 
 
 @jax.jit
 def _outside(blocks, v):
     v = ravel_pytree(v)[0].astype(blocks[0].dtype)
-    return krylov.sweep(blocks, v, sum(map(len, blocks)) - 1)[0]
+    return basis.sweep(blocks, v, sum(map(len, blocks)) - 1)[0]
 
 
 def _xtrace(op: Operator, key: jax.Array, num: int) -> Estimate:
     if op.fn is None:
-        raise UserError("method='xtrace' needs all batches in memory; a stream takes 'hutch++'")
+        raise UserError(
+            "method='xtrace' needs a product that can be traced, with all batches in memory; "
+            "'hutch++' takes any operator"
+        )
     if 2 * num >= op.size:  # as many products give the trace itself
         rows = (unravel(op.like, row) for row in jnp.eye(op.size, dtype=dtype_of(op.like)))
         exact = finite([_form(op, row) for row in rows], "a product").sum()
