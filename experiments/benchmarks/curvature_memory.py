@@ -23,7 +23,7 @@ import numpy as np
 import optax
 
 from samop import hessian
-from samop.hessian import krylov
+from samop.hessian import basis, krylov
 from samop.models import MODELS
 
 HIDDEN = (3000, 2540)  # 10,002,950 parameters with 784 inputs and 10 classes
@@ -61,7 +61,7 @@ def held(lowered: Any) -> tuple[int, int]:
 def at_the_end(blocks: Any) -> int:
     """Most bytes while the first blocks of a basis become K vectors of the operator."""
     first = blocks[: -(-K // len(blocks[0]))]
-    rows, _ = held(krylov._first_rows.lower(first, K))
+    rows, _ = held(basis.first_rows.lower(first, K))
     one = blocks[0].shape[1] * blocks[0].dtype.itemsize
     return max(rows, 2 * K * one)  # then a copy of each row, leaf by leaf
 
@@ -71,12 +71,12 @@ def table() -> dict[str, Any]:
     op = operator()
     vector = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(op.like))
     room = krylov._room(op, K, None)
-    blocks = jax.eval_shape(lambda: krylov.zeros(room, op.size, np.float32))
+    blocks = jax.eval_shape(lambda: basis.zeros(room, op.size, np.float32))
     flat = jax.ShapeDtypeStruct((op.size,), np.float32)
     # Beside a program the host loop holds: in a rotation the next vector; in a product the basis
     # and the next vector, flat.
     step, _ = held(krylov._step.lower(blocks, flat, 0))
-    rotation, _ = held(krylov._rotate.lower(blocks, np.zeros((room, room), np.float32)))
+    rotation, _ = held(basis.rotate.lower(blocks, np.zeros((room, room), np.float32)))
     _, workspace = held(jax.jit(op.fn).lower(op.arguments, op.like))
     saved = sum(x.nbytes for x in jax.tree.leaves(op.arguments))
     phases = {
