@@ -127,6 +127,7 @@ def _compare(loss_fn, params, first, moved, left, right, a, b):
     evaluate = lambda batch: jax.value_and_grad(lambda p: loss_fn(p, batch))(params)  # noqa: E731
     values, grads = zip(*(evaluate(x) for x in (first, first, moved, left, right)))
     scale = jnp.maximum(trees.norm(grads[3]), trees.norm(grads[4]))
+    scale = jnp.where(jnp.isfinite(scale), scale, trees.norm(grads[0]))
 
     def distance(other):
         return trees.norm(trees.subtract(grads[0], other)) / jnp.maximum(scale, 1e-30)

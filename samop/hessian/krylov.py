@@ -224,7 +224,8 @@ class Krylov:
             )
         self._matrix[: j + 1, j] = self._matrix[j, : j + 1] = h
         self._scale = max(self._scale, abs(h[j]) + beta)
-        self._compare(h[:j])
+        if not self._op.trusted:
+            self._compare(h[:j])
         self.length += 1
         self._beta, self._next = beta, after
         self._coupling[:] = 0

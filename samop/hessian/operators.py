@@ -29,6 +29,8 @@ class Operator:
       host: `host(v)`, a loop on the host, where `fn` is None or not to be compiled.
       sharding: where vectors live; None: wherever jax puts them.
       computes_in: dtype of the computation where it is not that of the vectors.
+      trusted: whether it is one symmetric linear map by construction; of others Lanczos compares
+        the products with each other. (A difference of operators may be rounding and nothing else.)
     """
 
     like: PyTree
@@ -37,6 +39,7 @@ class Operator:
     host: Callable[[PyTree], PyTree] | None = None
     sharding: jax.sharding.Sharding | None = None
     computes_in: Any = None
+    trusted: bool = True
 
     def place(self, v: PyTree) -> PyTree:
         """The vector where vectors live, so that a program is compiled for one place only."""
@@ -94,7 +97,7 @@ def linear(matvec: Callable[[PyTree], PyTree], like: PyTree) -> Operator:
       like: a vector, or its shapes and dtypes.
     """
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-    return Operator(shapes, lambda _, v: matvec(v), host=matvec)
+    return Operator(shapes, lambda _, v: matvec(v), host=matvec, trusted=False)
 
 
 def hessian(loss_fn: LossFn, params: PyTree, batches: Any, **options: Any) -> Operator:
@@ -191,7 +194,7 @@ def _operator(kind: Kind, params: PyTree, batches: Any, options: dict[str, Any])
     dtype = None if how.dtype is None else jnp.dtype(how.dtype)
     if isinstance(source, data.Stream):
         host = _streamed(kind, dtype, sub, rest, source)
-        return Operator(like, None, host=host, computes_in=dtype)
+        return Operator(like, None, host=host, computes_in=dtype, trusted=False)
     if how.linearize == "auto":
         shapes = jax.eval_shape(functools.partial(_linearized, kind, dtype), sub, rest, source)
         saved = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(shapes))
