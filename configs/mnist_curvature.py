@@ -4,6 +4,7 @@ python -m samop.main --config=configs/mnist_curvature.py
 
 The setting of mnist_width.py in 20 epochs, three widths, SGD and SAM at three ρ, three seeds:
 36 runs, measured every fifth of training on 500 of their training examples.
+Two busy CPU cores: 12 minutes. λ_max SAM / SGD at 300-100: 0.72 [0.52, 0.99]; no trend with width.
 Arguments after the colon: smoke; seeds=3; epochs=20; width=300-100 (several joined by +).
 """
 

@@ -75,7 +75,7 @@ def defaults(model: str = "mlp") -> ConfigDict:
             # Measured beside training, which it does not change; `every` "": not part of a run.
             "curvature": {
                 "every": "",  # "": never; "end", "100steps", "5epochs", "10%" (and at the end)
-                "what": ("eigenvalues", "trace", "moments"),  # see samop.measures.WHAT
+                "what": ("eigenvalues", "trace", "moments"),  # see samop.measures
                 "what_end": (),  # besides, of the trained network
                 "examples": 1000,  # the first of a fixed order of the training part; 0: all
                 "k": 5,  # eigenvalues
