@@ -5,8 +5,6 @@ from fractions import Fraction
 
 from samop.errors import UserError
 
-UNITS = ("steps", "epochs", "%")
-
 
 def parse(text: str, field: str) -> tuple[Fraction, str] | None:
     """(number, unit) of a cadence; None for "" and "end".

@@ -294,12 +294,11 @@ def stability(
     orders = (2, 3, 4) if size == 1 else (2,)
     options = {**_moment_options(fields, jax.random.fold_in(key, len(WORDS))), "orders": orders}
     args = (functions.loss, subject.variables, subject.batches)
-    found = hessian.hessian_moments(*args, **options, rho=rho, eta=eta if size == 1 else None)
+    if size == 1:
+        options |= {"eta": eta, "rho": rho}
+    found = hessian.hessian_moments(*args, **options)
     share = theory.of_batches(len(workload.splits.train.x), size)
-    h_rho_m2 = found.h_rho_m2
-    if size > 1:
-        h_rho_m2 = _shifted(subject, fields, key, rho, share)
-    assert h_rho_m2 is not None  # as ρ was given
+    h_rho_m2 = found.h_rho_m2 or _shifted(subject, fields, key, rho, share)
     scale = dict.fromkeys(orders, share ** (1 / 2) if size > 1 else 1.0)
     eigenvalues = {"a": found.a, "h_rho_m2": h_rho_m2, "contraction": found.contraction}
     there = {name: x for name, x in eigenvalues.items() if x is not None}
@@ -322,12 +321,12 @@ def _shifted(subject, fields, key, rho, share):
     """λ_max(H + ρM₂) of batches: their M₂ is H² + share · (M₂ − H²) of single examples."""
     args = (subject.functions.loss, subject.variables, subject.batches)
     op = subject.hessian
+    second = hessian.moment_operator(*args, (0.0, 0.0, 1.0), **OPTIONS)
 
     def product(v):
         once = op(v)
-        second = hessian.moment_vp(*args, v, (0.0, 0.0, 1.0), **OPTIONS)
         return jax.tree.map(
-            lambda h, hh, m: h + rho * ((1 - share) * hh + share * m), once, op(once), second
+            lambda h, hh, m: h + rho * ((1 - share) * hh + share * m), once, op(once), second(v)
         )
 
     moved = dataclasses.replace(op, fn=None, host=product) if rho else op

@@ -2,13 +2,14 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import small
 from rich.console import Console
 
+from samop import checkpoint, curvature, groups, loop, measures, records, workloads
 from samop import config as configs
-from samop import curvature, groups, loop, records
 from samop.errors import UserError
 
 FEW = {"examples": 60, "k": 2, "probes": 8, "density_probes": 2, "density_steps": 8}
@@ -96,3 +97,29 @@ def test_what_is_shown(found, capsys):
     nothing = {**found["row"], "lambda_max": None, "eigenvalues": None, "loss": float("nan")}
     curvature.show({**found, "row": nothing, "stability": []}, Console(width=200))
     assert "nan" in capsys.readouterr().out
+
+
+def test_the_necessary_criterion_is_that_of_batches(run, found):
+    """λ_max(H + ρ(H² + cΣ₂)) by dense Hessians of single examples."""
+    config = groups.read_point(run.parent.parent, run.name)
+    config["curvature"].update(FEW)
+    workload = workloads.build(config)
+    batch = measures.batch_of(config, workload, workload.splits.train.y)
+    params = checkpoint.load(run)["params"]
+    flat, unravel = jax.flatten_util.ravel_pytree(params)
+    loss = measures.losses(workload).loss
+
+    def single(x, y):
+        one = {"x": x[None], "y": y[None]}
+        return jax.hessian(lambda w: loss({"params": unravel(w), "state": {}}, one))(flat)
+
+    each = np.asarray(jax.lax.map(lambda b: single(b["x"], b["y"]), batch), float)
+    h, m2 = each.mean(0), np.mean([a @ a for a in each], 0)
+    n, size = 200, 32
+    c = (n - size) / (size * (n - 1))
+    expected = np.linalg.eigvalsh(h + 0.02 * ((1 - c) * h @ h + c * m2))[-1]
+    necessary = found["stability"][0]
+    assert necessary["value"] == pytest.approx(expected, rel=2e-3)
+    s2 = next(x for x in found["stability"] if x["name"].startswith("s₂"))
+    excess = np.linalg.eigvalsh(m2 - h @ h)[-1]
+    assert s2["value"] == pytest.approx((c * excess) ** 0.5, rel=2e-3)

@@ -21,6 +21,7 @@ from samop.figures.curvature_parts import (
     title_of,
 )
 from samop.figures.layout import INK, STYLE, Heading, Panel, layout, legend
+from samop.flatness.readings import of_row
 
 MOST = 4  # widths beside each other
 EDGE = "#8A6D00"
@@ -64,7 +65,7 @@ def curvature_training(runs: pd.DataFrame, measured: pd.DataFrame) -> Figure:
         head.append(f"not shown: the widths {', '.join(left)}")
     with matplotlib.rc_context(STYLE):
         edge = _edges(drawn, by_run, quantity.name)
-        handles = _handles(runs, drawn, edge, base, sam)
+        handles = _handles(runs, drawn, by_run, quantity, edge, base, sam)
         keys = [dict(zip(by, key)) for key, _ in drawn.groupby(by, dropna=False, sort=False)]
         titles = [title_of(key, key["width"], runs, SMALL[0], always=True) for key in keys]
         figure, panels = layout(
@@ -180,7 +181,15 @@ def _geometric(values: np.ndarray) -> np.ndarray:
     return np.exp(np.log(values).mean(axis=1))
 
 
-def _handles(runs: pd.DataFrame, drawn: pd.DataFrame, edge: bool, base: str, sam: str) -> list[Any]:
+def _handles(
+    runs: pd.DataFrame,
+    drawn: pd.DataFrame,
+    by_run: Mapping[str, Sequence[Mapping[str, Any]]],
+    quantity: flatness.Quantity,
+    edge: bool,
+    base: str,
+    sam: str,
+) -> list[Any]:
     handles: list[Any] = []
     for side, name in (("base", base), ("sam", sam)):
         number = drawn.loc[drawn[f"{side}_point"] != ""].groupby(["width", "row"]).size()
@@ -193,8 +202,10 @@ def _handles(runs: pd.DataFrame, drawn: pd.DataFrame, edge: bool, base: str, sam
     if edge:
         label = f"2(1 + momentum)/η of {base}: above it full-batch {base} is unstable"
         handles.append(Line2D([], [], color=EDGE, ls=(0, (5, 2)), lw=1.1, label=label))
-    bad = ~drawn["base_converged"].astype(bool) | ~drawn["sam_converged"].astype(bool)
-    if bad.any():
+    points = {p for side in ("base", "sam") for p in drawn[f"{side}_point"] if p}
+    rows = [row for point in points for row in by_run[point]]
+    # At any step that is drawn, not only of the trained network.
+    if any(not of_row(row, quantity).converged for row in rows):
         label = "hollow: not converged in some run"
         handles.append(
             Line2D([], [], color=INK, marker="o", mfc="white", ls="", ms=4.4, label=label)

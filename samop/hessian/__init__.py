@@ -27,6 +27,7 @@ from samop.hessian.moments import Moments as Moments
 from samop.hessian.moments import Root as Root
 from samop.hessian.moments import ggn_moments as ggn_moments
 from samop.hessian.moments import hessian_moments as hessian_moments
+from samop.hessian.moments import moment_operator as moment_operator
 from samop.hessian.moments import moment_vp as moment_vp
 from samop.hessian.operators import Operator as Operator
 from samop.hessian.operators import Options as Options

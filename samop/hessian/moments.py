@@ -118,27 +118,37 @@ def _core(coefficients, kernel, curvature):
     return core
 
 
+def moment_operator(
+    loss_fn: Any,
+    params: PyTree,
+    batches: Any,
+    coefficients: Sequence[float],
+    *,
+    per: str = "example",
+    chunk: int | str = "auto",
+    **options: Any,
+) -> Operator:
+    """Σ_k coefficients[k] M_k with M_k = E[H_i^k], as an operator; (0, 0, 1) is M₂.
+
+    Args:
+      loss_fn, params, batches: as for `hessian_moments`.
+      coefficients: of M₀ (the identity), M₁, …
+      per, chunk, **options: as for `hessian_moments`.
+    """
+    made = Terms(Kind(None, loss_fn), params, batches, per, chunk, options)
+    return made.polynomial(coefficients)
+
+
 def moment_vp(
     loss_fn: Any,
     params: PyTree,
     batches: Any,
     v: PyTree,
     coefficients: Sequence[float],
-    *,
-    per: str = "example",
-    chunk: int | str = "auto",
     **options: Any,
 ) -> PyTree:
-    """Σ_k coefficients[k] M_k v with M_k = E[H_i^k]; (0, 0, 1) is M₂ v.
-
-    Args:
-      loss_fn, params, batches: as for `hessian_moments`.
-      v: a pytree like `params` (None where `where` leaves parameters out).
-      coefficients: of M₀ (the identity), M₁, …
-      per, chunk, **options: as for `hessian_moments`.
-    """
-    made = Terms(Kind(None, loss_fn), params, batches, per, chunk, options)
-    return made.polynomial(coefficients)(v)
+    """One product with a `moment_operator`; v a pytree like `params`, None where `where` is not."""
+    return moment_operator(loss_fn, params, batches, coefficients, **options)(v)
 
 
 def hessian_moments(
