@@ -1,27 +1,21 @@
-"""The PyTorch side of curvature.py: samop's networks rebuilt, and eigenvalues by the peers.
-
-The modules bear flax's names, so that one rule copies the weights of any of these networks.
-"""
+"""The PyTorch side of curvature.py: eigenvalues by the peers."""
 
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 from unittest import mock
 
-import jax
 import numpy as np
 import torch
 from curvlinops import HessianLinearOperator
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import nn
+from torch_models import channels_first, copy_weights, leaf_of
 
 PyTree = Any
 Vector = list[torch.Tensor]  # in the order of the model's parameters
-# flax's names of what PyTorch calls so, in layers and in BatchNorm.
-LAYER = {"weight": "kernel", "bias": "bias"}
-NORM = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
 
 
 class Answer(NamedTuple):
@@ -36,64 +30,6 @@ class Answer(NamedTuple):
     values: np.ndarray
     vectors: list[list[np.ndarray]]
     products: int
-
-
-class MLP(nn.Module):
-    """`samop.models.MLP`."""
-
-    def __init__(self, sizes: Sequence[int]):
-        super().__init__()
-        for i, (before, after) in enumerate(itertools.pairwise(sizes)):
-            self.add_module(f"Dense_{i}", nn.Linear(before, after))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layers = list(self.children())
-        x = x.flatten(1)
-        for layer in layers[:-1]:
-            x = torch.relu(layer(x))
-        return layers[-1](x)
-
-
-class Block(nn.Module):
-    """A block of `samop.models.ResNet18`."""
-
-    def __init__(self, inputs: int, filters: int, stride: int):
-        super().__init__()
-        self.Conv_0 = nn.Conv2d(inputs, filters, 3, stride, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(filters)
-        self.Conv_1 = nn.Conv2d(filters, filters, 3, 1, 1, bias=False)
-        self.BatchNorm_1 = nn.BatchNorm2d(filters)
-        self.projects = stride != 1 or inputs != filters
-        if self.projects:
-            self.Conv_2 = nn.Conv2d(inputs, filters, 1, stride, bias=False)
-            self.BatchNorm_2 = nn.BatchNorm2d(filters)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.relu(self.BatchNorm_0(self.Conv_0(x)))
-        y = self.BatchNorm_1(self.Conv_1(y))
-        return torch.relu(y + (self.BatchNorm_2(self.Conv_2(x)) if self.projects else x))
-
-
-class ResNet18(nn.Module):
-    """`samop.models.ResNet18`."""
-
-    def __init__(self, filters: int, outputs: int):
-        super().__init__()
-        self.Conv_0 = nn.Conv2d(3, filters, 3, 1, 1, bias=False)
-        self.BatchNorm_0 = nn.BatchNorm2d(filters)
-        before = filters
-        for i in range(8):
-            after = filters * 2 ** (i // 2)
-            stride = 2 if i > 0 and i % 2 == 0 else 1
-            self.add_module(f"Block_{i}", Block(before, after, stride))
-            before = after
-        self.Dense_0 = nn.Linear(before, outputs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.BatchNorm_0(self.Conv_0(x)))
-        for i in range(8):
-            x = self.get_submodule(f"Block_{i}")(x)
-        return self.Dense_0(x.mean((2, 3)))
 
 
 class Twin(NamedTuple):
@@ -134,26 +70,9 @@ def twin(model: nn.Module, variables: PyTree, batch: dict[str, Any], size: int) 
       batch: "x" [n, ...], channels last, and "y" [n].
       size: examples a batch.
     """
-    trees = {**jax.device_get(variables)}
-    with torch.no_grad():
-        for name, leaf in [*model.named_parameters(), *model.named_buffers()]:
-            kind = "batch_stats" if "running" in name else "params"
-            if "num_batches" not in name:
-                leaf.copy_(torch.tensor(leaf_of(trees[kind], name)))
-    x = np.asarray(batch["x"])
-    if x.ndim == 4:
-        x = x.transpose(0, 3, 1, 2)
-    x, y = torch.tensor(np.ascontiguousarray(x)), torch.tensor(np.asarray(batch["y"])).long()
+    copy_weights(model, variables)
+    x, y = channels_first(np.asarray(batch["x"])), torch.tensor(np.asarray(batch["y"])).long()
     return Twin(model.eval(), x, y, size)
-
-
-def leaf_of(tree: PyTree, name: str) -> np.ndarray:
-    """The array of flax's tree that PyTorch calls so, in PyTorch's layout."""
-    *path, last = name.split(".")
-    for part in path:
-        tree = tree[part]
-    x = np.asarray(tree[(NORM if "BatchNorm" in path[-1] else LAYER)[last]])
-    return x.transpose((3, 2, 0, 1)) if x.ndim == 4 else x.T
 
 
 def in_torch_order(model: nn.Module, tree: PyTree) -> list[np.ndarray]:
