@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, diagnostics, metrics, records, transforms, watch
+from samop import checkpoint, diagnostics, memory, metrics, records, transforms, watch
 from samop import config as configs
+from samop.data.splits import aligned
 from samop.groups import Group
 from samop.sharding import Program, make_program
 from samop.step import DIAGNOSIS
@@ -33,7 +34,7 @@ class Ready(NamedTuple):
       group, workload, run, program: see their modules.
       epoch: the compiled epoch, called like `program.epoch`.
       epochs: how many the config asks for.
-      bytes: device memory that the compiled epoch takes, all devices together.
+      footprint: memory that the compiled epoch takes.
       compile_seconds: time that building and compiling took.
     """
 
@@ -43,7 +44,7 @@ class Ready(NamedTuple):
     program: Program
     epoch: Callable[..., tuple[PyTree, dict[str, jax.Array]]]
     epochs: int
-    bytes: int
+    footprint: memory.Footprint
     compile_seconds: float
 
 
@@ -63,9 +64,8 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
             group.layout.devices,
             count,
         )
-    compiled = program.epoch.lower(*_arguments(group, workload, run, program)).compile()
-    memory = compiled.memory_analysis()
-    taken = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
+    arguments = _arguments(group, workload, run, program)
+    compiled = program.epoch.lower(*arguments).compile()
     return Ready(
         group,
         workload,
@@ -73,7 +73,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
         program,
         compiled,
         configs.epochs(point),
-        taken * count,
+        memory.footprint(compiled, arguments[4], count),
         time.monotonic() - begin,
     )
 
@@ -133,8 +133,9 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
     size = -(-n // batches)
 
     def fill(a: np.ndarray) -> np.ndarray:
-        zeros = np.zeros((batches * size - n, *a.shape[1:]), a.dtype)
-        return np.concatenate([a, zeros]).reshape(batches, size, *a.shape[1:])
+        out = aligned((batches * size, *a.shape[1:]), a.dtype)
+        out[:n], out[n:] = a, 0
+        return out.reshape(batches, size, *a.shape[1:])
 
     weight = np.ones(n, np.float32)
     return {"x": fill(split.x), "y": fill(split.y), "weight": fill(weight)}

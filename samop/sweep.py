@@ -17,7 +17,17 @@ import jax
 from absl import logging
 
 from samop import config as configs
-from samop import environment, groups, loop, metrics, records, timings, validation, variants
+from samop import (
+    environment,
+    groups,
+    loop,
+    memory,
+    metrics,
+    records,
+    timings,
+    validation,
+    variants,
+)
 from samop.errors import UserError, nearest
 from samop.models import MODELS
 from samop.progress import Progress
@@ -261,16 +271,26 @@ def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[l
 
 
 def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:
-    """The halves of a group that would not fit into memory; none where it does or must."""
-    group, room = ready.group, MEMORY_SHARE * environment.free_bytes(used)
-    if ready.bytes <= room or loop.is_begun(group, workdir):
+    """The halves of a group that would not fit into memory; none where it does.
+
+    Raises:
+      UserError: a single run that needs more than there is.
+    """
+    group, needs, free = ready.group, ready.footprint, environment.free_bytes(used)
+    if needs.total <= MEMORY_SHARE * free or loop.is_begun(group, workdir):
         return []
-    size = f"{group.names[0]} and {len(group.names) - 1} more need {ready.bytes / 2**30:.1f} GiB"
-    if group.layout.runs_a_device == 1:
-        logging.warning("%s, with %.1f GiB to spare; trying all the same", size, room / 2**30)
-        return []
-    logging.info("%s, with %.1f GiB to spare: fewer at a time", size, room / 2**30)
-    return groups.form(group.points, len(used), lambda _: max(len(used), len(group.names) // 2))
+    size = f"{needs.total / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
+    if len(group.names) > 1:
+        others = len(group.names) - 1
+        logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
+        return groups.form(group.points, len(used), lambda _: len(group.names) // 2)
+    advice = memory.what_would_fit(
+        needs, MEMORY_SHARE * free, group.points[0]["train"]["batch_size"]
+    )
+    if needs.total > free:
+        raise UserError(f"{group.names[0]} needs {size}: {advice}")
+    logging.warning("%s needs %s; trying all the same. %s", group.names[0], size, advice)
+    return []
 
 
 def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> None:
