@@ -20,6 +20,7 @@ LAYERS = {
         "precision",
         "diagnostics",
         "errors",
+        "flops",
         "records",
         "variants",
     },
