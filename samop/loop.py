@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, diagnostics, metrics, records, transforms, watch
+from samop import checkpoint, diagnostics, metrics, profiling, records, transforms, watch
 from samop import config as configs
 from samop.groups import Group
 from samop.sharding import Program, make_program
@@ -225,15 +225,20 @@ def train(
     *,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
+    profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
+
+    Each run's `timing.jsonl` gets a line on this call; an epoch that is profiled is slower, and its
+    time is in there too.
 
     Args:
       ready: the group.
       workdir: the sweep's folder; the runs' folders exist.
       checkpoint_seconds: least time between checkpoints (at ends of epochs).
       tensorboard: write event files too.
+      profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
 
     Returns:
@@ -269,7 +274,10 @@ def train(
         for number in range(begin, ready.epochs):
             watching.before(number, state)
             place = ready.program.place("every", np.int32(number))
-            state, values = ready.epoch(state, *inputs, place)
+            epoch = ready.epoch
+            if profile and number == min(begin + 1, ready.epochs - 1):
+                epoch = profiling.traced(epoch, profiling.place(Path(profile), group))
+            state, values = epoch(state, *inputs, place)
             watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:

@@ -26,7 +26,17 @@ LAYERS = {
     },
     1: {"config", "validation", "cadence", "theory", "data", "optim"},
     2: {"workloads", "step", "train", "measures"},
-    3: {"sharding", "checkpoint", "metrics", "groups", "environment", "watch", "loop", "progress"},
+    3: {
+        "sharding",
+        "checkpoint",
+        "metrics",
+        "groups",
+        "environment",
+        "watch",
+        "loop",
+        "progress",
+        "profiling",
+    },
     4: {"timings", "sweep", "plans"},
     5: {
         "statistics",
