@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, diagnostics, metrics, profiling, records, transforms, watch
+from samop import checkpoint, diagnostics, metrics, profiling, records, speed, transforms, watch
 from samop import config as configs
 from samop.groups import Group
 from samop.sharding import Program, make_program
@@ -250,6 +250,7 @@ def train(
         _finish(ready, workdir)
         return 0
     state, begin = resume(ready, workdir)
+    evaluations = speed.grad_evals(state)
     report(begin)
     inputs = feed(ready)
     watching = watch.Watch(ready, workdir, inputs)
@@ -302,6 +303,8 @@ def train(
         saver.close()
         log.close()
     seconds = time.monotonic() - started - watching.seconds
+    evaluations = speed.grad_evals(state) - evaluations
+    figures = speed.figures(ready, ready.epochs - begin, evaluations, seconds)
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
@@ -315,6 +318,7 @@ def train(
             "jax": jax.__version__,
             "seconds": round(seconds, 3),
             "compile_seconds": round(ready.compile_seconds, 3),
+            **figures,
         }
         if watching.seconds:
             line["curvature_seconds"] = round(watching.seconds, 3)

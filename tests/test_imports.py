@@ -36,6 +36,7 @@ LAYERS = {
         "loop",
         "progress",
         "profiling",
+        "speed",
     },
     4: {"timings", "sweep", "plans"},
     5: {
