@@ -47,6 +47,7 @@ LAYERS = {
         "wording",
         "results",
         "summary",
+        "throughput",
         "figures",
         "report",
         "curvature",
@@ -57,7 +58,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "results", "summary", "figures", "report",
-    "records", "cli", "flatness",
+    "records", "cli", "flatness", "throughput",
 )  # fmt: skip
 
 
