@@ -13,8 +13,8 @@ from samop.errors import UserError, nearest
 
 # Fields that vary inside one compiled program; everything else is static (shapes or structure).
 TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
-# Sections that say how to run and what to sweep; they are not part of a run's identity.
-NOT_IDENTITY = ("run", "sweep")
+# What says how to run and what to sweep; it is not part of a run's identity.
+NOT_IDENTITY = ("run", "sweep", "profile")
 
 
 def defaults(model: str = "mlp") -> ConfigDict:
@@ -30,6 +30,7 @@ def defaults(model: str = "mlp") -> ConfigDict:
             "experiment": "unnamed",
             "workload": "classification",
             "seed": 0,
+            "profile": "",  # a folder: a profiler's trace of one epoch of each group goes there
             "data": {
                 "name": "digits",
                 "dir": "",  # "": $SAMOP_DATA or the user's cache
@@ -192,8 +193,8 @@ def put(config: ConfigDict, field: str, value: Any) -> None:
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make a run what it is, as plain JSON values: equal runs, equal dicts."""
     plain = json.loads(json.dumps(_plain(config)))
-    for section in NOT_IDENTITY:
-        plain.pop(section, None)
+    for name in NOT_IDENTITY:
+        plain.pop(name, None)
     plain.pop("experiment", None)
     if not plain["curvature"]["every"]:
         plain.pop("curvature")
@@ -294,8 +295,9 @@ def _plain(value: Any) -> Any:
 
 
 def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole config as plain JSON values, without the sweep's axes."""
-    return {key: _plain(value) for key, value in config.items() if key != "sweep"}
+    """The whole config as plain JSON values, without the sweep's axes and where it is profiled."""
+    left_out = ("sweep", "profile")  # of the command: who repeats a run wants no trace of it again
+    return {key: _plain(value) for key, value in config.items() if key not in left_out}
 
 
 def _tuples(value: Any) -> Any:

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from samop import checkpoint, diagnostics, memory, metrics, records, transforms, watch
+from samop import (
+    checkpoint,
+    diagnostics,
+    memory,
+    metrics,
+    profiling,
+    records,
+    speed,
+    transforms,
+    watch,
+)
 from samop import config as configs
 from samop.data.splits import aligned
 from samop.groups import Group
@@ -226,15 +236,20 @@ def train(
     *,
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
+    profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
+
+    Each run's `timing.jsonl` gets a line on this call; an epoch that is profiled is slower, and its
+    time is in there too.
 
     Args:
       ready: the group.
       workdir: the sweep's folder; the runs' folders exist.
       checkpoint_seconds: least time between checkpoints (at ends of epochs).
       tensorboard: write event files too.
+      profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
 
     Returns:
@@ -246,6 +261,7 @@ def train(
         _finish(ready, workdir)
         return 0
     state, begin = resume(ready, workdir)
+    evaluations = speed.grad_evals(state)
     report(begin)
     inputs = feed(ready)
     watching = watch.Watch(ready, workdir, inputs)
@@ -270,7 +286,10 @@ def train(
         for number in range(begin, ready.epochs):
             watching.before(number, state)
             place = ready.program.place("every", np.int32(number))
-            state, values = ready.epoch(state, *inputs, place)
+            epoch = ready.epoch
+            if profile and number == min(begin + 1, ready.epochs - 1):
+                epoch = profiling.traced(epoch, profiling.place(Path(profile), group))
+            state, values = epoch(state, *inputs, place)
             watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:
@@ -295,6 +314,8 @@ def train(
         saver.close()
         log.close()
     seconds = time.monotonic() - started - watching.seconds
+    evaluations = speed.grad_evals(state) - evaluations
+    figures = speed.figures(ready, ready.epochs - begin, evaluations, seconds)
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
@@ -308,6 +329,7 @@ def train(
             "jax": jax.__version__,
             "seconds": round(seconds, 3),
             "compile_seconds": round(ready.compile_seconds, 3),
+            **figures,
         }
         if watching.seconds:
             line["curvature_seconds"] = round(watching.seconds, 3)

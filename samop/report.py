@@ -9,18 +9,19 @@ width_gap_NAME.
 Where the curvature of runs was measured (curvature.jsonl), also curvature.csv (SAM beside its
 base), curvature_slopes.csv, curvature_runs.csv (a row a run and measured step) and the figures
 curvature, curvature_ggn, spectrum and curvature_training, as far as there is something to draw.
+
+The speed that runs recorded (timing.jsonl) is in runs.csv and printed below the table.
 """
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from absl import app, flags, logging
+from absl import app, flags
 
-from samop import comparison, figures, flatness, results, summary, wording
+from samop import comparison, figures, flatness, results, summary, throughput, wording
 from samop.errors import UserError
 from samop.records import write_atomic
 
@@ -33,7 +34,7 @@ def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
       allow_incomplete: report on what is finished.
 
     Returns:
-      What to print: the table, the compute where it was recorded, and the paths written.
+      What to print: the table, speed and compute where they were recorded, and the paths written.
 
     Raises:
       UserError: as `samop.results.load`.
@@ -44,10 +45,12 @@ def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
     if results.finished(runs).empty:
         return table
     measured = flatness.load(root, runs, allow_incomplete=True)  # its text says what is missing
-    paths = [*_tables(runs, root), *_figures(runs, root / "figures")]
+    timed = throughput.read(root, runs)
+    paths = [*_tables(runs, timed, root), *_figures(runs, root / "figures")]
     paths += _curvature(runs, measured, root)
     wrote = "\n".join(f"wrote {path}" for path in paths)
-    parts = [table, flatness.section(runs, measured), compute(root, runs), wrote]
+    speed, compute = throughput.section(runs, timed), throughput.compute(runs, timed)
+    parts = [table, flatness.section(runs, measured), speed, compute, wrote]
     return "\n".join(part for part in parts if part) + "\n"
 
 
@@ -56,7 +59,7 @@ def csv(table: pd.DataFrame) -> str:
     return table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
 
 
-def _tables(runs: pd.DataFrame, root: Path) -> list[Path]:
+def _tables(runs: pd.DataFrame, timed: pd.DataFrame, root: Path) -> list[Path]:
     choices: list[str | float] = ["validation", "oracle", *comparison.rho_grid(runs)]
     slopes = [
         results.slopes(runs, epoch=epoch, choice=choice, widths=widths)
@@ -71,7 +74,7 @@ def _tables(runs: pd.DataFrame, root: Path) -> list[Path]:
         "results.csv": results.tidy(runs),
         "slopes.csv": pd.concat(slopes, ignore_index=True),
         "variants.csv": pd.concat([pd.DataFrame(), *differences], ignore_index=True),
-        "runs.csv": runs,
+        "runs.csv": throughput.joined(runs, timed),
     }
     paths = []
     for name, table in tables.items():
@@ -133,31 +136,6 @@ def _curvature(runs: pd.DataFrame, measured: pd.DataFrame, root: Path) -> list[P
 def _slug(label: str) -> str:
     """A label as part of a file name: "SAM (m = 16)" → sam_m_16."""
     return re.sub(r"[^a-z0-9.]+", "_", label.lower().replace("-", "")).strip("_")
-
-
-def compute(root: Path, runs: pd.DataFrame) -> str:
-    """One line on the time the runs recorded in timing.jsonl; empty where they recorded none."""
-    seconds, timed = 0.0, 0
-    for name in runs["point"]:
-        path = root / "points" / name / "timing.jsonl"
-        if not path.exists():
-            continue
-        timed += 1
-        for number, line in enumerate(path.read_text().splitlines(), 1):
-            try:
-                entry = json.loads(line)
-                # A group of runs trains as one program; each of them has the group's time.
-                seconds += entry["seconds"] / entry.get("runs", 1)
-            except (ValueError, AttributeError, KeyError, TypeError):
-                # A killed process may leave half a line; nothing that is compared depends on it.
-                logging.warning("%s, line %d is unreadable and not counted", path, number)
-    if not timed:
-        return ""
-    evaluations = results.finished(runs)["grad_evals"].sum()
-    return (
-        f"compute: {evaluations:.3g} gradient evaluations; {seconds:,.0f} s of training recorded "
-        f"by {timed} runs\n"
-    )
 
 
 def _main(argv: Sequence[str]) -> int:

@@ -23,6 +23,7 @@ from samop import (
     loop,
     memory,
     metrics,
+    profiling,
     records,
     timings,
     validation,
@@ -51,6 +52,7 @@ class Plan(NamedTuple):
       axes: swept fields and their values, one mapping for each product of axes.
       points: configs by run name, in order.
       run: the config's `run` section.
+      profile: folder for a profiler's traces; empty: none.
     """
 
     experiment: str
@@ -58,6 +60,7 @@ class Plan(NamedTuple):
     axes: tuple[Axes, ...]
     points: Mapping[str, Point]
     run: Mapping[str, Any]
+    profile: str = ""
 
 
 def expand(config: Mapping[str, Any], axes: Axes | Sequence[Axes]) -> list[Point]:
@@ -127,7 +130,8 @@ def plan(config: Mapping[str, Any], axes: Axes | Sequence[Axes], command: str = 
     """The plan of a config with its axes; see `expand`."""
     points = {configs.point_name(point): point for point in expand(config, axes)}
     products = (axes,) if isinstance(axes, Mapping) else tuple(axes)
-    return Plan(config["experiment"], command, products, points, config["run"])
+    experiment, profile = config["experiment"], config["profile"]
+    return Plan(experiment, command, products, points, config["run"], profile)
 
 
 def devices(run: Mapping[str, Any]) -> list[jax.Device]:
@@ -185,8 +189,10 @@ def run(plan: Plan, workdir: Path) -> None:
     """Trains whatever the plan has that the work folder has not. Holds the folder's lock.
 
     Raises:
-      UserError: the folder cannot be written or another process works in it.
+      UserError: the folder, or that for traces, cannot be written, or another process works in it.
     """
+    if plan.profile:
+        profiling.check(Path(plan.profile))
     with lock(workdir):
         write_plan(plan, workdir)
         todo = pending_groups(plan, workdir)
@@ -306,9 +312,10 @@ def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> 
         workdir,
         checkpoint_seconds=plan.run["checkpoint_seconds"],
         tensorboard=tensorboard,
+        profile=plan.profile,
         report=lambda epochs: progress.advance(what, share * epochs),
     )
-    if trained == ready.epochs:
+    if trained == ready.epochs and not plan.profile:  # a traced epoch foretells too much
         timings.remember(group, trained, time.monotonic() - begin)
     progress.advance(what, finished=len(group.names))
 

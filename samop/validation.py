@@ -36,6 +36,8 @@ def validate(config: Mapping[str, Any]) -> None:
     _one_of(config, "workload", WORKLOADS)
     _one_of(config, "run.mode", MODES)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
+    if not isinstance(config["profile"], str):
+        raise UserError(f"profile={config['profile']!r} should be of type str: a folder, or ''")
     _whole(config, "seed", 0, 2**32 - 1)
     for field in ("run.replicates", "run.devices"):
         _whole(config, field, 0)

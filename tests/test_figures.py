@@ -11,7 +11,7 @@ from absl import flags
 from matplotlib.colors import to_hex
 from scipy import optimize
 
-from samop import comparison, figures, report, results, wording
+from samop import comparison, figures, report, results, throughput, wording
 from samop.errors import UserError
 from samop.figures import family
 
@@ -190,13 +190,17 @@ def test_save_takes_any_stem(runs, tmp_path):
 
 def test_compute_is_told_where_it_was_recorded(runs, tmp_path, caplog):
     timing = tmp_path / "points" / runs["point"].iloc[0] / "timing.jsonl"
-    assert report.compute(tmp_path, runs) == ""
+
+    def compute():
+        return throughput.compute(runs, throughput.read(tmp_path, runs))
+
+    assert compute() == ""
     timing.parent.mkdir(parents=True)
     timing.write_text('{"runs": 2, "seconds": 5.0}\n{"seconds": 3.5}\n')
-    assert "6 s of training recorded by 1 runs" in report.compute(tmp_path, runs)
+    assert "6 s of training recorded by 1 runs" in compute()
     # A killed process leaves half a line: said, and the rest still counts.
     timing.write_text('{"seconds": 4.0}\n{"sec')
-    assert "4 s of training recorded by 1 runs" in report.compute(tmp_path, runs)
+    assert "4 s of training recorded by 1 runs" in compute()
     assert "timing.jsonl, line 2 is unreadable" in caplog.text
 
 

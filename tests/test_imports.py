@@ -20,6 +20,7 @@ LAYERS = {
         "precision",
         "diagnostics",
         "errors",
+        "flops",
         "records",
         "variants",
     },
@@ -35,6 +36,8 @@ LAYERS = {
         "loop",
         "progress",
         "memory",
+        "profiling",
+        "speed",
     },
     4: {"timings", "sweep", "plans"},
     5: {
@@ -45,6 +48,7 @@ LAYERS = {
         "wording",
         "results",
         "summary",
+        "throughput",
         "figures",
         "report",
         "curvature",
@@ -55,7 +59,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "results", "summary", "figures", "report",
-    "records", "cli", "flatness",
+    "records", "cli", "flatness", "throughput",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from samop import trees
+from samop import flops, trees
 from samop.config import canonical
 from samop.data import Splits
 from samop.errors import UserError
@@ -97,3 +97,20 @@ def parameters(config: Mapping[str, Any]) -> int:
 def _parameters(workload: Workload) -> int:
     params, _ = jax.eval_shape(workload.init, jax.ShapeDtypeStruct((), "uint32"))
     return trees.size(params)
+
+
+@functools.lru_cache(maxsize=64)
+def flops_of_example(workload: Workload) -> int:
+    """Floating-point operations of a forward pass in training mode on one example.
+
+    See `samop.flops.count` for what is counted and what is refused (ValueError). Augmentation is
+    not part of the network and left out.
+    """
+    variables = jax.eval_shape(workload.init, jax.ShapeDtypeStruct((), "uint32"))
+    train = workload.splits.train
+    x, y = (jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (train.x, train.y))
+
+    def forward(variables, x, y, key):
+        return workload.apply(*variables, workload.batch(x, y, None, None), key, True)
+
+    return flops.count(forward, variables, x, y, jax.eval_shape(jax.random.key, 0))
