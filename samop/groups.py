@@ -16,6 +16,7 @@ from samop.errors import UserError
 from samop.sharding import Layout, layout
 
 Point = Mapping[str, Any]
+MEMBERS = "members.json"
 
 
 class Group(NamedTuple):
@@ -101,16 +102,16 @@ def _divide(rows: list[list[Point]], devices: int, most: int) -> list[Group]:
     return min(choices, key=lambda gs: sum(g.layout.padded[0] * g.layout.padded[1] for g in gs))
 
 
-def freeze(group: Group, folder: Path) -> None:
-    """Writes the group's members before its first step."""
+def freeze(group: Group, folder: Path, how: Mapping[str, Any]) -> None:
+    """Writes the group's members, and how they were put together, before its first step."""
     folder.mkdir(parents=True, exist_ok=True)
-    value = {"points": list(group.names), "layout": group.layout._asdict()}
-    records.write_json(folder / "members.json", value)
+    value = {"points": list(group.names), "layout": group.layout._asdict(), "how": dict(how)}
+    records.write_json(folder / MEMBERS, value)
 
 
 def thaw(group: Group, folder: Path) -> None:
     """Undoes `freeze` for a group that has not taken a step."""
-    (folder / "members.json").unlink()
+    (folder / MEMBERS).unlink()
     folder.rmdir()
 
 
@@ -123,7 +124,7 @@ def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
       UserError: a members.json that cannot be read.
     """
     groups = []
-    for file in sorted((workdir / "groups").glob("*/members.json")):
+    for file in sorted((workdir / "groups").glob(f"*/{MEMBERS}")):
         try:
             members = json.loads(file.read_text())
             names, grid = tuple(members["points"]), Layout(**members["layout"])

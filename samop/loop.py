@@ -61,12 +61,8 @@ class Ready(NamedTuple):
 def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     """Builds and compiles a group's program. Safe to call from several threads."""
     begin = time.monotonic()
-    point = group.points[0]
-    with _loading:
-        workload = build(point)
-    run = make_run(point, workload)
-    program = make_program(run, group.layout, devices)
-    count = program.mesh.size
+    ready = uncompiled(group, devices)
+    count = ready.program.mesh.size
     if count != group.layout.devices:
         logging.warning(
             "group %s began on %d devices and goes on with %d: the last bits may differ",
@@ -74,18 +70,24 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
             group.layout.devices,
             count,
         )
-    arguments = _arguments(group, workload, run, program)
-    compiled = program.epoch.lower(*arguments).compile()
-    return Ready(
-        group,
-        workload,
-        run,
-        program,
-        compiled,
-        configs.epochs(point),
-        memory.footprint(compiled, arguments[4], count),
-        time.monotonic() - begin,
+    arguments = _arguments(group, ready.workload, ready.run, ready.program)
+    compiled = ready.program.epoch.lower(*arguments).compile()
+    return ready._replace(
+        epoch=compiled,
+        footprint=memory.footprint(compiled, arguments[4], count),
+        compile_seconds=time.monotonic() - begin,
     )
+
+
+def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
+    """A group whose functions compile when they are first called; its footprint is not known."""
+    point = group.points[0]
+    with _loading:
+        workload = build(point)
+    run = make_run(point, workload)
+    program = make_program(run, group.layout, devices)
+    unknown, epochs = memory.Footprint(0, 0, 0), configs.epochs(point)
+    return Ready(group, workload, run, program, program.epoch, epochs, unknown, 0.0)
 
 
 def _arguments(group: Group, workload: Workload, run: Run, program: Program):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 GIB = 2**30
+SHARE = 0.7  # of the free memory that one group may take
 
 
 class Footprint(NamedTuple):

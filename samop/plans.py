@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from samop import config as configs
-from samop import environment, sweep, timings
+from samop import environment, modes, sweep, timings
 from samop.progress import duration
 from samop.workloads import build, parameters
 
@@ -30,8 +30,19 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
         *(f"  data: {name}, {_source(source)}" for name, source in sources.items()),
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
+        *_together(points, plan, used),
     ]
     return "\n".join(lines)
+
+
+def _together(points: list[Any], plan: sweep.Plan, used: Any) -> list[str]:
+    """How new runs of each width train together, and how that is known."""
+    widths = {configs.width_label(p): modes.choose(p, plan.run, used) for p in points}
+    groups: dict[str, list[str]] = {}
+    for width, choice in widths.items():
+        groups.setdefault(f"{choice.mode} ({choice.why})", []).append(width)
+    text = "; ".join(f"{', '.join(same)}: {how}" for how, same in groups.items())
+    return [f"  together: {text}"]
 
 
 def _expected(todo: list[Any]) -> str:

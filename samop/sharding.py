@@ -96,7 +96,7 @@ class Program(NamedTuple):
 
     start: Callable[..., PyTree]
     epoch: Any  # jitted: what it does not say in types is `lower`
-    advance: Callable[..., PyTree]
+    advance: Any
     state: PyTree
     mesh: Mesh
     specs: dict[str, PartitionSpec]

@@ -3,10 +3,10 @@
 import contextlib
 import copy
 import fcntl
+import functools
 import itertools
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +23,7 @@ from samop import (
     loop,
     memory,
     metrics,
+    modes,
     profiling,
     records,
     timings,
@@ -30,17 +31,12 @@ from samop import (
     variants,
 )
 from samop.errors import UserError, nearest
-from samop.models import MODELS
 from samop.progress import Progress
 from samop.workloads import build, parameters
 
 Point = Mapping[str, Any]
 Axes = Mapping[str, Sequence[Any]]
-# Parameters up to which vmapping on a CPU pays: digits 128-128 (26k) trains 1.7 × faster vmapped
-# than one by one, MNIST 75-25 (61k) 1.5 × slower.
-CACHED = 40_000
 COMPILERS = 2  # programs compiled at a time while another trains
-MEMORY_SHARE = 0.7  # of the free memory that one group may take
 
 
 class Plan(NamedTuple):
@@ -146,7 +142,14 @@ def devices(run: Mapping[str, Any]) -> list[jax.Device]:
 
 
 def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
-    """The groups still to train, those begun earlier first; DONE runs are left alone.
+    """The groups still to train, those begun earlier first; DONE runs are left alone."""
+    begun, used = _unfinished(plan, workdir), devices(plan.run)
+    most = functools.partial(modes.most_runs, run=plan.run, used=used)
+    return begun + groups.form(_fresh(plan, workdir, begun), len(used), most)
+
+
+def _unfinished(plan: Plan, workdir: Path) -> list[groups.Group]:
+    """Groups begun earlier and not at their end.
 
     A group with a DONE run has been trained to its end. Where one of its other runs has lost its
     folder since, that run trains anew in a group of its own.
@@ -156,33 +159,22 @@ def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
         done = [is_done(workdir, name) for name in group.names]
         if not any(done) or (not all(done) and loop.is_trained(group, workdir)):
             unfinished.append(group)
-    taken = {name for group in unfinished for name in group.names}
-    fresh = [
+    return unfinished
+
+
+def _fresh(plan: Plan, workdir: Path, begun: Sequence[groups.Group]) -> list[Point]:
+    """The runs that no group has begun."""
+    taken = {name for group in begun for name in group.names}
+    return [
         point
         for name, point in plan.points.items()
         if name not in taken and not is_done(workdir, name)
     ]
-    used = devices(plan.run)
-    return unfinished + groups.form(fresh, len(used), lambda p: most_runs(p, plan.run, used))
 
 
 def is_done(workdir: Path, name: str) -> bool:
     """Whether a run is finished."""
     return (workdir / "points" / name / "DONE").exists()
-
-
-def most_runs(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> int:
-    """How many runs like `point` may train as one program.
-
-    In the mode "loop" it is one a device. "auto" takes it on a CPU for convolutions, which a vmap
-    over weights turns into slow grouped ones, and for networks whose weights, vmapped, fall out
-    of the cores' caches.
-    """
-    mode = run["mode"]
-    if mode == "auto":
-        heavy = MODELS[point["model"]["name"]].convolutional or parameters(point) > CACHED
-        mode = "loop" if used[0].platform == "cpu" and heavy else "vmap"
-    return min(run["replicates"] or sys.maxsize, len(used) if mode == "loop" else sys.maxsize)
 
 
 def run(plan: Plan, workdir: Path) -> None:
@@ -195,14 +187,23 @@ def run(plan: Plan, workdir: Path) -> None:
         profiling.check(Path(plan.profile))
     with lock(workdir):
         write_plan(plan, workdir)
+        fresh = _fresh(plan, workdir, _unfinished(plan, workdir))
+        modes.settle(fresh, plan.run, devices(plan.run))
         todo = pending_groups(plan, workdir)
         # All of them before the first step: what remains after a kill could be grouped otherwise.
         for group in todo:
-            groups.freeze(group, workdir / "groups" / group.name)
+            _freeze(group, plan, workdir)
         runs = sum(len(group.names) for group in todo)
         with Progress(runs, sum(map(timings.work, todo))) as progress:
             for ready in _prepared(todo, plan, workdir):
                 _train(ready, plan, workdir, progress)
+
+
+def _freeze(group: groups.Group, plan: Plan, workdir: Path) -> None:
+    folder = workdir / "groups" / group.name
+    if not (folder / groups.MEMBERS).exists():
+        choice = modes.choose(group.points[0], plan.run, devices(plan.run))
+        groups.freeze(group, folder, choice._asdict())
 
 
 def write_plan(plan: Plan, workdir: Path) -> None:
@@ -265,7 +266,7 @@ def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[l
             ready = futures.pop(0).result()
             smaller = _smaller(ready, workdir, used)
             for group in smaller:
-                groups.freeze(group, workdir / "groups" / group.name)
+                _freeze(group, plan, workdir)
             if smaller:
                 groups.thaw(ready.group, workdir / "groups" / ready.group.name)
                 queue = smaller + queue
@@ -283,7 +284,7 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
       UserError: a single run that needs more than there is.
     """
     group, needs, free = ready.group, ready.footprint, environment.free_bytes(used)
-    if needs.total <= MEMORY_SHARE * free or loop.is_begun(group, workdir):
+    if needs.total <= memory.SHARE * free or loop.is_begun(group, workdir):
         return []
     size = f"{needs.total / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
     if len(group.names) > 1:
@@ -291,7 +292,7 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
         return groups.form(group.points, len(used), lambda _: len(group.names) // 2)
     advice = memory.what_would_fit(
-        needs, MEMORY_SHARE * free, group.points[0]["train"]["batch_size"]
+        needs, memory.SHARE * free, group.points[0]["train"]["batch_size"]
     )
     if needs.total > free:
         raise UserError(f"{group.names[0]} needs {size}: {advice}")

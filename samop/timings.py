@@ -3,19 +3,16 @@
 Nothing that a run computes depends on these numbers.
 """
 
-import json
-from pathlib import Path
-
 import jax
-from absl import logging
 
 from samop import config as configs
-from samop import environment, records, variants
+from samop import environment, remembered, variants
 from samop.groups import Group
 from samop.workloads import parameters
 
 # A step costs about as much as this many parameters' arithmetic even for the smallest network.
 STEP_OVERHEAD = 3000
+FILE = "timings.json"
 
 
 def work(group: Group) -> float:
@@ -28,18 +25,12 @@ def work(group: Group) -> float:
 
 def remember(group: Group, epochs: int, seconds: float) -> None:
     """Keeps the time of `epochs` epochs of a group."""
-    known = _read()
-    known[_key(group)] = seconds / epochs
-    try:
-        _file().parent.mkdir(parents=True, exist_ok=True)
-        records.write_json(_file(), known)
-    except OSError as error:
-        logging.warning("no forecast next time: %s cannot be written (%s)", _file(), error.strerror)
+    remembered.add(FILE, _key(group), seconds / epochs)
 
 
 def expected(groups: list[Group]) -> tuple[float, int]:
     """Expected seconds of the groups that were measured here before, and how many those are."""
-    known = _read()
+    known = remembered.read(FILE)
     seconds = [
         known[_key(group)] * configs.epochs(group.points[0])
         for group in groups
@@ -55,17 +46,3 @@ def _key(group: Group) -> str:
         environment.processor() if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
     )
     return configs.digest([static, list(group.layout), device], 16)
-
-
-def _file() -> Path:
-    return environment.cache_dir() / "timings.json"
-
-
-def _read() -> dict[str, float]:
-    try:
-        return json.loads(_file().read_text())
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        logging.warning("no forecast: %s cannot be read (%s)", _file(), error)
-        return {}

@@ -22,7 +22,7 @@ def run(tmp_path_factory):
     ready = small.prepared(small.grid(base, [{"optimizer__rho": 0.02}], [0]))
     point = workdir / "points" / ready.group.names[0]
     point.mkdir(parents=True)
-    groups.freeze(ready.group, workdir / "groups" / ready.group.name)
+    groups.freeze(ready.group, workdir / "groups" / ready.group.name, {"mode": "vmap"})
     config = configs.to_json(ready.group.points[0])
     records.write_json(point / "config.json", {"name": point.name, "config": config})
     loop.train(ready, workdir)

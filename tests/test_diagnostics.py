@@ -107,7 +107,7 @@ def trained(tmp_path, caplog, rho=0.1, **fields):
     ready = prepared(rows)
     for name in ready.group.names:
         (tmp_path / "points" / name).mkdir(parents=True)
-    groups.freeze(ready.group, tmp_path / "groups" / ready.group.name)
+    groups.freeze(ready.group, tmp_path / "groups" / ready.group.name, {"mode": "vmap"})
     with caplog.at_level(logging.WARNING, logger="absl"):
         loop.train(ready, tmp_path)
     files = [tmp_path / "points" / name / "metrics.jsonl" for name in ready.group.names]

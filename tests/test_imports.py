@@ -36,10 +36,11 @@ LAYERS = {
         "loop",
         "progress",
         "memory",
+        "remembered",
         "profiling",
         "speed",
     },
-    4: {"timings", "sweep", "plans"},
+    4: {"timings", "modes", "sweep", "plans"},
     5: {
         "statistics",
         "pairing",

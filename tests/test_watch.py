@@ -23,7 +23,7 @@ def folders(ready, workdir):
     points = [workdir / "points" / name for name in ready.group.names]
     for point in points:
         point.mkdir(parents=True)
-    groups.freeze(ready.group, workdir / "groups" / ready.group.name)
+    groups.freeze(ready.group, workdir / "groups" / ready.group.name, {"mode": "vmap"})
     return points
 
 

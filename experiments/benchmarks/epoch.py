@@ -37,7 +37,7 @@ import torch
 from timing import summary, take_turns
 
 from samop import config as configs
-from samop import environment, groups, loop, sweep, validation
+from samop import environment, groups, loop, modes, validation
 from samop.data import dataset, sampling, sources
 
 BATCH, RHO = 128, 0.05
@@ -74,7 +74,7 @@ def random_images() -> dataset.Dataset:
 def from_command_line(config: Mapping[str, Any]) -> groups.Group:
     """The group that `python -m samop.main` makes of a single run."""
     devices = jax.devices()
-    most = sweep.most_runs(config, config["run"], devices)
+    most = modes.most_runs(config, config["run"], devices)
     return groups.form([config], len(devices), lambda _: most)[0]
 
 

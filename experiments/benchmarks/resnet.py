@@ -26,7 +26,7 @@ from torch_models import ResNet18, channels_first, copy_weights
 from torch_train import tuned
 
 from samop import config as configs
-from samop import environment, groups, loop, sweep, validation
+from samop import environment, groups, loop, modes, validation
 from samop.data import sampling
 
 BATCH = 128
@@ -45,7 +45,7 @@ def prepared(filters: int, steps: int) -> loop.Ready:
     config["train"].update(epochs=1, batch_size=BATCH, diagnostics_every=0)
     validation.validate(config)
     devices = jax.devices()
-    most = sweep.most_runs(config, config["run"], devices)
+    most = modes.most_runs(config, config["run"], devices)
     (group,) = groups.form([config], len(devices), lambda _: most)
     return loop.prepare(group, devices)
 
