@@ -89,7 +89,7 @@ def defaults(model: str = "mlp") -> ConfigDict:
                 "max_matvecs": 300,
             },
             "run": {
-                "mode": "auto",  # vmap: a group is one program; loop: one run a device; auto: the faster
+                "mode": "auto",  # vmap: one program; loop: one run a device; auto: the faster
                 "replicates": 0,  # most runs in one program; 0: as many as memory takes
                 "devices": 0,  # 0: all (on a CPU one simulated device per core)
                 "checkpoint_seconds": 60.0,
