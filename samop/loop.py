@@ -240,6 +240,7 @@ def train(
     tensorboard: bool = False,
     profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
+    begun: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
 
@@ -253,6 +254,7 @@ def train(
       tensorboard: write event files too.
       profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
+      begun: called whenever an epoch is on its way to the devices.
 
     Returns:
       The number of epochs trained by this call.
@@ -292,6 +294,7 @@ def train(
             if profile and number == min(begin + 1, ready.epochs - 1):
                 epoch = profiling.traced(epoch, profiling.place(Path(profile), group))
             state, values = epoch(state, *inputs, place)
+            begun()
             watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:

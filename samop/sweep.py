@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -195,8 +196,9 @@ def run(plan: Plan, workdir: Path) -> None:
             _freeze(group, plan, workdir)
         runs = sum(len(group.names) for group in todo)
         with Progress(runs, sum(map(timings.work, todo))) as progress:
-            for ready in _prepared(todo, plan, workdir):
-                _train(ready, plan, workdir, progress)
+            training = threading.Event()
+            for ready in _prepared(todo, plan, workdir, training):
+                _train(ready, plan, workdir, progress, training)
 
 
 def _freeze(group: groups.Group, plan: Plan, workdir: Path) -> None:
@@ -253,16 +255,31 @@ def _is_json(file: Path) -> bool:
     return True
 
 
-def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[loop.Ready]:
-    """Groups ready to train, in order; the next ones compile while one trains."""
+def _prepared(
+    todo: list[groups.Group], plan: Plan, workdir: Path, training: threading.Event
+) -> Iterator[loop.Ready]:
+    """Groups ready to train, in order; the next ones compile while one trains.
+
+    Args:
+      todo, plan, workdir: as in `run`.
+      training: set once the first group trains. Until then no other compiles, so that nobody waits
+        longer than needed for the first step.
+    """
     used = devices(plan.run)
     queue = list(todo)
     futures: list[Future[loop.Ready]] = []
     pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+
+    def later(group: groups.Group) -> loop.Ready:
+        training.wait()
+        return loop.prepare(group, used)
+
     try:
+        if queue:
+            futures.append(pool.submit(loop.prepare, queue.pop(0), used))
         while queue or futures:
             while queue and len(futures) <= COMPILERS:
-                futures.append(pool.submit(loop.prepare, queue.pop(0), used))
+                futures.append(pool.submit(later, queue.pop(0)))
             ready = futures.pop(0).result()
             smaller = _smaller(ready, workdir, used)
             for group in smaller:
@@ -272,7 +289,9 @@ def _prepared(todo: list[groups.Group], plan: Plan, workdir: Path) -> Iterator[l
                 queue = smaller + queue
             else:
                 yield ready
+            training.set()
     finally:
+        training.set()
         # An interrupt should not wait for a compilation that nobody needs any more.
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -300,7 +319,9 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
     return []
 
 
-def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> None:
+def _train(
+    ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress, training: threading.Event
+) -> None:
     group, point = ready.group, ready.group.points[0]
     label = configs.optimizer_label(point)
     what = f"{label} {configs.width_label(point)}"
@@ -315,6 +336,7 @@ def _train(ready: loop.Ready, plan: Plan, workdir: Path, progress: Progress) -> 
         tensorboard=tensorboard,
         profile=plan.profile,
         report=lambda epochs: progress.advance(what, share * epochs),
+        begun=training.set,
     )
     if trained == ready.epochs and not plan.profile:  # a traced epoch foretells too much
         timings.remember(group, trained, time.monotonic() - begin)
