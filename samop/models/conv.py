@@ -80,8 +80,29 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arra
 
     Returns:
       [batch, height', width', out].
+
+    Raises:
+      TypeError: channels or dtypes of the two that differ.
     """
+    if x.shape[3] != kernel.shape[2] or x.dtype != kernel.dtype:
+        raise TypeError(
+            f"x {x.dtype}{list(x.shape)} and kernel {kernel.dtype}{list(kernel.shape)} should have "
+            "the same channels (last of x, third of kernel) and dtype"
+        )
+    # Inside of a shard_map both vary over the axes that either varies over, as lax's own do.
+    axes = _varying_over(x) | _varying_over(kernel)
+    if axes:
+        x, kernel = (
+            lax.pcast(a, tuple(axes - _varying_over(a)), to="varying") for a in (x, kernel)
+        )
     return conv_p.bind(x, kernel, strides=strides, pads=pads)
+
+
+def _varying_over(x: jax.Array) -> frozenset[str]:
+    """Mapped axes over which an array differs from device to device."""
+    aval: Any = jax.typeof(x)
+    kind = getattr(aval, "manual_axis_type", None)  # jax 0.10; "vma" before
+    return aval.vma if kind is None else kind.varying
 
 
 def forward(x: jax.Array, kernel: jax.Array, *, strides: Pair, pads: Pads) -> jax.Array:
