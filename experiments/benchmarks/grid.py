@@ -10,7 +10,8 @@ included; programs are compiled beforehand, and an untimed epoch goes before. Si
 turn is some epochs of the whole grid. Points per minute are those of runs of 20 epochs.
 
 Commands: `python -m samop.main` for the whole grid, start, compilation, records and figure
-included, against a PyTorch script per point (torch_point.py; 10-10 is fastest with one thread).
+included, against a PyTorch script per point (torch_point.py), with one thread and with one a core:
+the quicker of the two counts.
 A script is timed for one SGD and one SAM point and counted three and fifteen times, one after
 another; --at_once=2 starts as many at a time, all of them timed together. samop runs with an empty
 cache folder (cold), then with what that left (warm). Equal: data from samop's decoded cache, 55,000
@@ -37,10 +38,11 @@ import sides as ours
 from sides import head, ratio_row, row
 from timing import summary, take_turns
 
-from samop import cli, groups, sweep
+from samop import cli, environment, groups, sweep
 
 HERE = Path(__file__).resolve().parent
 RHOS, SEEDS, EPOCHS = (0.01, 0.02, 0.05, 0.1, 0.2), 3, 20
+PEER = "a PyTorch script per point"
 ORDERS = {"an order per seed": (), "one order": ("--config.data.order_seed=0",)}
 
 
@@ -75,7 +77,7 @@ def training_sides(width: str) -> tuple[dict[str, ours.Epoch], int]:
 def training(options: argparse.Namespace) -> dict[str, Any]:
     """Times the training of the grid; prints and returns the tables."""
     sides, points = training_sides(options.width)
-    # What the groups count off is the loss of the first SGD run: it should agree.
+    # The loss of the first SGD run, which should be the same on all sides.
     losses = {name: epoch() for name, epoch in sides.items()}
 
     def repeated(epoch: ours.Epoch) -> Callable[[], None]:
@@ -122,10 +124,10 @@ def timed(lines: Sequence[Sequence[str]], **more: str) -> float:
     return time.perf_counter() - begin
 
 
-def scripts(rho: float, options: argparse.Namespace, folder: str) -> float:
+def scripts(rho: float, threads: int, options: argparse.Namespace, folder: str) -> float:
     """Seconds a point of PyTorch scripts, `--at_once` of them at a time."""
     own = [f"--rho={rho}", f"--epochs={options.command_epochs}", f"--width={options.width}"]
-    own.append(f"--threads={options.threads}")
+    own.append(f"--threads={threads}")
     line = [sys.executable, str(HERE / "torch_point.py"), *own]
     lines = [
         [*line, f"--seed={seed}", f"--out={folder}/{seed}.json"] for seed in range(options.at_once)
@@ -137,8 +139,13 @@ def one_repeat(options: argparse.Namespace) -> dict[str, float]:
     """Seconds of the whole grid by each kind of command."""
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        sgd, sam = (scripts(rho, options, folder) for rho in (0.0, RHOS[2]))
-        found["a PyTorch script per point"] = SEEDS * (sgd + len(RHOS) * sam)
+        quickest = {}
+        for name, rho in (("SGD", 0.0), ("SAM", RHOS[2])):
+            for threads in options.threads:
+                seconds = scripts(rho, threads, options, folder)
+                found[f"a script, {name}, threads {threads}"] = seconds
+                quickest[name] = min(seconds, quickest.get(name, seconds))
+        found[PEER] = SEEDS * (quickest["SGD"] + len(RHOS) * quickest["SAM"])
         for order in ORDERS:
             for state in ("cold", "warm"):
                 fields = arguments(options.width, options.command_epochs, order)
@@ -146,7 +153,6 @@ def one_repeat(options: argparse.Namespace) -> dict[str, float]:
                 line = [sys.executable, "-m", "samop.main", *fields]
                 cache = f"{folder}/cache-{order[:3]}"
                 found[f"samop.main, {order}, {state}"] = timed([line], SAMOP_CACHE=cache)
-        found |= {"a script, SGD": sgd, "a script, SAM": sam}
     return found
 
 
@@ -154,9 +160,9 @@ def commands(options: argparse.Namespace) -> dict[str, Any]:
     """Times whole commands; prints and returns the tables."""
     repeats = [one_repeat(options) for _ in range(options.repeats)]
     seconds = {name: np.array([one[name] for one in repeats]) for name in repeats[0]}
-    points, peer = SEEDS * (1 + len(RHOS)), "a PyTorch script per point"
+    points = SEEDS * (1 + len(RHOS))
     print(f"\ncommands of {options.command_epochs} epochs, {options.repeats} repeats", end="")
-    print(f", PyTorch scripts {options.at_once} at a time with {options.threads} thread(s)")
+    print(f", PyTorch scripts {options.at_once} at a time")
     head("side", "seconds", "min", "max", "points a minute")
     found: dict[str, Any] = {"seconds": {}, "ratios": {}}
     for name, wall in seconds.items():
@@ -165,8 +171,8 @@ def commands(options: argparse.Namespace) -> dict[str, Any]:
         row(name, f"{np.median(wall):.2f}", f"{wall.min():.2f}", f"{wall.max():.2f}", f"{rate:.1f}")
     head("points a minute, ratio within a repeat", "median", "min", "max", "interval", "coverage")
     for name in (name for name in seconds if name.startswith("samop")):
-        found["ratios"][name] = summary(seconds[peer] / seconds[name])
-        ratio_row(f"{name} / {peer}", found["ratios"][name])
+        found["ratios"][name] = summary(seconds[PEER] / seconds[name])
+        ratio_row(f"{name} / {PEER}", found["ratios"][name])
     return found
 
 
@@ -179,7 +185,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of the commands (default: 3)")
     parser.add_argument("--command_epochs", type=int, default=5, help="of a run (default: 5)")
     parser.add_argument("--at_once", type=int, default=1, help="PyTorch scripts at a time")
-    parser.add_argument("--threads", type=int, default=1, help="of a PyTorch script")
+    counts = sorted({1, environment.cores()})
+    parser.add_argument("--threads", type=int, nargs="+", default=counts, help="of a script")
     parser.add_argument("--json", default="", help="file to write everything to")
     options = parser.parse_args()
     parts = options.only.split("+")
