@@ -7,7 +7,6 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from torch import nn
@@ -78,6 +77,8 @@ class ResNet18(nn.Module):
 
 def copy_weights(model: nn.Module, variables: Mapping[str, PyTree]) -> None:
     """Gives a model the values of flax's "params" and, where there are any, "batch_stats"."""
+    import jax  # here alone: a script of PyTorch's own uses the networks without it
+
     trees = {**jax.device_get(dict(variables))}
     with torch.no_grad():
         for name, leaf in [*model.named_parameters(), *model.named_buffers()]:
