@@ -135,6 +135,21 @@ def test_epoch_order_is_a_pure_permutation():
         assert np.any(order != np.array(sampling.epoch_order(103, 10, seed, epoch)))
 
 
+@pytest.mark.parametrize("n", [1, 2, 100, 2500, 70_000])
+def test_the_fast_permutation_is_jax_s(n):
+    keys = jax.random.split(jax.random.key(3), 3)
+    expected = [jax.random.permutation(key, n) for key in keys]
+    together = jax.jit(jax.vmap(lambda key: sampling.permutation(key, n)))(keys)
+    assert together.dtype == expected[0].dtype
+    np.testing.assert_array_equal(together, np.stack(expected))
+    np.testing.assert_array_equal(sampling.permutation(keys[0], n), expected[0])
+
+
+def test_the_fast_permutation_in_double_precision(x64):
+    key = jax.random.key(3)
+    np.testing.assert_array_equal(sampling.permutation(key, 99), jax.random.permutation(key, 99))
+
+
 @pytest.mark.parametrize("most", [7, 20, 70, 1000])
 def test_evaluation_counts_every_example_once(most):
     workload = build(point())

@@ -1,7 +1,10 @@
 """Label noise and batch order: pure functions of seeds, computed on the device."""
 
+import math
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 # Folded into a run's seed, so that no two uses of it share random numbers.
 INIT, DROPOUT, ORDER, NOISE, AUGMENT, PERTURB, CURVATURE = range(7)
@@ -53,4 +56,37 @@ def epoch_order(
     """
     steps = n // batch_size
     key = jax.random.fold_in(stream(seed, ORDER), epoch)
-    return jax.random.permutation(key, n)[: steps * batch_size].reshape(steps, batch_size)
+    permuted = permutation if jax.default_backend() == "cpu" else jax.random.permutation
+    return permuted(key, n)[: steps * batch_size].reshape(steps, batch_size)
+
+
+def permutation(key: jax.Array, n: int) -> jax.Array:
+    """`jax.random.permutation(key, n)`, the same to the last place, seven times faster on a CPU.
+
+    XLA:CPU sorts pairs through a comparator, 60,000 of them in 10 ms, but plain numbers at once, in
+    2 ms. So a random key and the place that it belongs to are one number here; the place also
+    decides between equal keys, as a stable sort does.
+
+    Args:
+      key: a typed key.
+      n: length.
+
+    Returns:
+      [n] int32.
+    """
+    # A vmap would sort the rows through strides, at twice the price.
+    return jax.custom_batching.sequential_vmap(lambda key: _permutation(key, n))(key)
+
+
+def _permutation(key: jax.Array, n: int) -> jax.Array:
+    order = jnp.arange(n, dtype=jnp.int32)
+    # jax sorts as often as it takes for a collision of keys not to matter.
+    for _ in range(math.ceil(3 * math.log(max(1, n)) / math.log(2**32 - 1))):
+        key, own = jax.random.split(key)
+        random = jax.random.bits(own, (n,), jnp.uint32)
+        with jax.enable_x64(True):
+            place = jnp.arange(n, dtype=jnp.uint64)
+            both = lax.sort((random.astype(jnp.uint64) << 32) | place, is_stable=False)
+            place = (both & 0xFFFFFFFF).astype(jnp.int32)
+        order = order[place]
+    return order
