@@ -31,7 +31,7 @@ CACHED = 40_000
 # where compiling and timing both ways takes five.
 WORTH_TIMING = 3e12
 SAMPLE = 16  # runs a device, at most, that a vmap is timed with
-SECONDS = 0.3  # that the timed steps should take
+SECONDS = 0.3  # that timed steps should take at least
 
 
 class Choice(NamedTuple):
@@ -148,11 +148,17 @@ def seconds_a_step(group: groups.Group, used: Sequence[jax.Device]) -> float | N
     def seconds(count: int) -> float:
         begin = time.perf_counter()
         jax.block_until_ready(compiled(*arguments, *at[:2], place(np.int32(count))))
-        return (time.perf_counter() - begin) / count
+        return time.perf_counter() - begin
 
     seconds(1)  # fills caches
-    count = max(1, min(ready.run.steps_per_epoch, int(SECONDS / seconds(1))))
-    found = min(seconds(count) for _ in range(3)) / len(group.names)
+    # A call also orders the batches and copies the state, once however many its steps are.
+    spent = once = min(seconds(1), seconds(1))
+    count, most = 1, ready.run.steps_per_epoch
+    while spent - once < SECONDS and count < most:
+        count = min(most, 2 * count)
+        spent = seconds(count)
+    spent = min(spent, seconds(count))
+    found = (max(spent - once, 0.0) / (count - 1) if count > 1 else once) / len(group.names)
     logging.info("%d × %s: %.3g s a step and run", len(group.names), group.names[0], found)
     return found
 
