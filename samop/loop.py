@@ -156,9 +156,14 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
 def start(ready: Ready) -> PyTree:
     """The state before the first step. Each run's weights depend on its own seed alone."""
     seeds, _ = ready.group.layout.padded
-    each = [ready.run.init(np.uint32(s)) for s in _pad(ready.group.seeds, seeds)]
-    params, model_state = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(each))
-    return ready.program.start(params, model_state)
+    stacked: PyTree = None
+    for i, seed in enumerate(_pad(ready.group.seeds, seeds)):
+        # One at a time: all of them beside their stack would take half as much again.
+        one = jax.device_get(ready.run.init(np.uint32(seed)))
+        if stacked is None:
+            stacked = jax.tree.map(lambda x: np.empty((seeds, *x.shape), x.dtype), one)
+        jax.tree.map(lambda all, x: all.__setitem__(i, x), stacked, one)  # noqa: B023
+    return ready.program.start(*stacked)
 
 
 def _labels(ready: Ready) -> jax.Array:
