@@ -4,9 +4,9 @@ import json
 
 import jax
 import pytest
-from small import point
+from small import first_epochs, point
 
-from samop import memory, modes, remembered, sweep
+from samop import groups, loop, memory, modes, remembered, sweep
 
 AXES = {"optimizer.name": ("base", "sam"), "optimizer.rho": (0.05, 0.2), "seed": (0, 1, 2)}
 
@@ -143,3 +143,22 @@ def test_the_key_is_of_shapes_and_machine():
     for other in (point(model__hidden=(8, 9)), point(data__order_seed=0)):
         assert modes._key(other, used) != a
     assert modes._key(point(), jax.devices()[:1]) != a
+
+
+def test_every_mode_makes_the_same_runs(x64):
+    fields = {"data__train_size": 24, "train__batch_size": 8, "train__diagnostics_every": 0}
+    axes = {"seed": (0, 1), "optimizer.rho": (0.05, 0.2)}
+    points = list(sweep.plan(point(**fields), axes).points.values())
+    runs: dict[str, dict[str, dict]] = {}
+    for way, devices, most in (("vmap", 1, 99), ("loop", 2, 2), ("one by one", 1, 1)):
+        runs[way] = {}
+        for group in groups.form(points, devices, lambda _, most=most: most):
+            assert (group.layout.runs_a_device > 1) == (way == "vmap")
+            _, metrics = first_epochs(loop.prepare(group, jax.devices()))
+            for i, name in enumerate(group.names):
+                runs[way][name] = {key: value[i] for key, value in metrics.items()}
+    assert len(runs["one by one"]) == len(points)
+    for way in ("vmap", "loop"):
+        assert runs[way].keys() == runs["one by one"].keys()
+        for name, row in runs["one by one"].items():
+            assert row == pytest.approx(runs[way][name], rel=1e-9, abs=1e-9), (way, name)
