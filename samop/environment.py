@@ -61,15 +61,22 @@ def free_bytes(devices: Sequence[jax.Device]) -> float:
                 if line.startswith("MemAvailable:"):
                     free = float(line.split()[1]) * 1024
         # A container's limit, where there is one.
-        limit, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
-        if limit.exists() and limit.read_text().strip().isdecimal():
-            free = min(free, float(limit.read_text()) - float(used.read_text()))
-        return free
+        return min(free, container_free_bytes(Path("/sys/fs/cgroup")))
     free = 0.0
     for device in devices:
         stats = device.memory_stats() or {}
         free += stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
     return free
+
+
+def container_free_bytes(cgroup: Path) -> float:
+    """What a control group's limit leaves; infinite without one. Cached files can be dropped."""
+    limit = cgroup / "memory.max"
+    if not limit.exists() or not limit.read_text().strip().isdecimal():
+        return math.inf
+    statistics = dict(map(str.split, (cgroup / "memory.stat").read_text().splitlines()))
+    used = float((cgroup / "memory.current").read_text())
+    return float(limit.read_text()) - used + float(statistics.get("inactive_file", 0))
 
 
 def git_state() -> str:

@@ -103,7 +103,13 @@ def _divide(rows: list[list[Point]], devices: int, most: int) -> list[Group]:
 
 
 def freeze(group: Group, folder: Path, how: Mapping[str, Any]) -> None:
-    """Writes the group's members, and how they were put together, before its first step."""
+    """Writes the group's members, and how they were put together, before its first step.
+
+    Args:
+      group, folder: the group and its folder.
+      how: plain values. "replaces" names a group that this one is a part of and that is no more,
+        from the moment that this file is there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     value = {"points": list(group.names), "layout": group.layout._asdict(), "how": dict(how)}
     records.write_json(folder / MEMBERS, value)
@@ -123,20 +129,21 @@ def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
     Raises:
       UserError: a members.json that cannot be read.
     """
-    groups = []
+    found_groups, replaced = [], set()
     for file in sorted((workdir / "groups").glob(f"*/{MEMBERS}")):
         try:
             members = json.loads(file.read_text())
             names, grid = tuple(members["points"]), Layout(**members["layout"])
-        except (ValueError, KeyError, TypeError) as error:
+            replaced.add(members.get("how", {}).get("replaces"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{file} cannot be read ({error}): remove the folder {file.parent} to train its "
                 "runs again"
             ) from None
         if any(name in points for name in names):
             found = tuple(points.get(name) or read_point(workdir, name) for name in names)
-            groups.append(Group(file.parent.name, names, found, grid))
-    return groups
+            found_groups.append(Group(file.parent.name, names, found, grid))
+    return [group for group in found_groups if group.name not in replaced]
 
 
 def read_point(workdir: Path, name: str) -> Point:

@@ -70,7 +70,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
             group.layout.devices,
             count,
         )
-    arguments = _arguments(group, ready.workload, ready.run, ready.program)
+    arguments = shapes(ready)
     compiled = ready.program.epoch.lower(*arguments).compile()
     return ready._replace(
         epoch=compiled,
@@ -90,8 +90,9 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     return Ready(group, workload, run, program, program.epoch, epochs, unknown, 0.0)
 
 
-def _arguments(group: Group, workload: Workload, run: Run, program: Program):
-    """The epoch's arguments; the state, and the labels where they can be, as shapes alone."""
+def shapes(ready: Ready) -> tuple[PyTree, ...]:
+    """The epoch's arguments; the state and the labels as shapes alone."""
+    group, workload, run, program = ready[:4]
     seeds, traced = _inputs(group, program)
     shape = jax.eval_shape(lambda seed: run.labels(seed, 0.0), np.uint32(0))
     labels = jax.ShapeDtypeStruct(

@@ -3,6 +3,7 @@
 Measured on CPUs against the process's memory: experiments/benchmarks/memory.py.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +17,8 @@ class Footprint(NamedTuple):
 
     Attributes:
       state: parameters, the optimiser's state, labels: what runs keep from epoch to epoch.
-      data: the data set as it lies on the devices; on a CPU all devices share one copy.
+      data: the data set as it lies on the devices, once for all groups that use it; on a CPU
+        all devices share one copy.
       workspace: what an epoch takes besides while it runs: activations, gradients, copies.
     """
 
@@ -25,9 +27,9 @@ class Footprint(NamedTuple):
     workspace: int
 
     @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(self)
+    def more(self) -> int:
+        """What training takes besides the data, which are there when a group is ready."""
+        return self.state + self.workspace
 
 
 def footprint(compiled: Any, data: Any, devices: int) -> Footprint:
@@ -47,17 +49,23 @@ def footprint(compiled: Any, data: Any, devices: int) -> Footprint:
     )
 
 
-def what_would_fit(needs: Footprint, room: float, batch_size: int) -> str:
+def what_would_fit(needs: Footprint, half: Footprint, room: float, sizes: Mapping[str, int]) -> str:
     """What to change about a single run that does not fit.
 
     Args:
-      needs: of one run.
+      needs: of the run.
+      half: of the run with half of these batch sizes, which tells what depends on them.
       room: bytes that there are.
-      batch_size: examples in a step, with which the workspace grows in proportion.
+      sizes: "batch_size" and "eval_batch_size" of the run.
     """
-    left = room - needs.state - needs.data
-    fits = int(batch_size * left / needs.workspace) if needs.workspace else 0
-    if fits >= 1:
-        return f"--config.train.batch_size={fits} or less should fit (m-SAM keeps the batch: m)"
-    kept = f"state and data alone take {(needs.state + needs.data) / GIB:.2g} GiB"
-    return f"{kept}, so no batch size fits: a narrower network would, or a device with more memory"
+    growing = 2 * (needs.workspace - half.workspace)
+    fixed = needs.more - growing
+    share = min(1.0, (room - fixed) / growing) if growing > 0 else 0.0
+    fits = {name: int(share * size) for name, size in sizes.items()}
+    if min(fits.values()) >= 1:
+        flags = " ".join(f"--config.train.{name}={size}" for name, size in fits.items())
+        return f"{flags} should fit (m-SAM computes a large batch in parts)"
+    return (
+        f"{fixed / GIB:.2g} GiB of it do not depend on the batch, so none fits: a narrower "
+        "network would, or a device with more memory"
+    )

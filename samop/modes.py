@@ -7,6 +7,7 @@ machine, and in a group's `members.json` for good. Sweeps that end before that p
 """
 
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,10 +53,35 @@ def choose(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> 
     """The mode of runs like `point`, without timing anything now."""
     if run["mode"] != "auto":
         return Choice(run["mode"], "asked", {})
-    if found := remembered.read(FILE).get(_key(point, used)):
-        return Choice(min(found, key=found.get), "timed", found)
+    if seconds := _known(_key(point, run, used))[1]:
+        return Choice(min(seconds, key=seconds.__getitem__), "timed", seconds)
     heavy = MODELS[point["model"]["name"]].convolutional or parameters(point) > CACHED
     return Choice(LOOP if used[0].platform == "cpu" and heavy else VMAP, "rule", {})
+
+
+def describe(choice: Choice) -> str:
+    """A choice's times in words."""
+    return ", ".join(f"{mode} {1e3 * s:.3g} ms" for mode, s in choice.seconds.items()) + (
+        " a step and run" if choice.seconds else ""
+    )
+
+
+def _known(key: str) -> tuple[int, dict[str, float]]:
+    """With how many runs a shape was timed here, and seconds by mode; (0, {}): it was not.
+
+    Without times after all: there was no choice, with so many runs.
+    """
+    value = remembered.read(FILE).get(key)
+    if value is None:
+        return 0, {}
+    try:
+        runs, seconds = int(value["runs"]), {k: float(v) for k, v in value["seconds"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        runs, seconds = 0, {"": 0.0}
+    if seconds and (set(seconds) != {VMAP, LOOP} or not 0 < min(seconds.values()) < math.inf):
+        logging.warning("%s holds %r, which is no timing: timed again", FILE, value)
+        return 0, {}
+    return runs, seconds
 
 
 def most_runs(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> int:
@@ -80,31 +106,42 @@ def settle(
     Returns:
       Of each shape that was timed now, a label and what was chosen.
     """
+    settled = {}
+    for key, alike in untimed(points, run, used).items():
+        seconds = compare(alike, run, used)
+        most = min(len(alike), SAMPLE * len(used))
+        remembered.add(FILE, key, {"runs": most, "seconds": seconds})
+        if seconds:
+            label = f"{alike[0]['data']['name']} {configs.width_label(alike[0])}"
+            settled[label] = choose(alike[0], run, used)
+    return settled
+
+
+def untimed(
+    points: Iterable[Point], run: Mapping[str, Any], used: Sequence[jax.Device]
+) -> dict[str, list[Point]]:
+    """Of each shape that `settle` would time, the runs of one program, by what it is known by."""
     if run["mode"] != "auto":
         return {}
     shapes: dict[str, list[Point]] = {}
     for point in points:
-        shapes.setdefault(_key(point, used), []).append(point)
-    settled = {}
+        shapes.setdefault(_key(point, run, used), []).append(point)
+    found = {}
     for key, same in shapes.items():
-        if key in remembered.read(FILE) or sum(map(_work, same)) < WORTH_TIMING:
-            continue
         # The dearest optimiser stands for all: that is where the time goes.
-        dearest = max(same, key=lambda p: variants.cost(p["optimizer"]))
-        static = configs.static(dearest)
+        static = configs.static(max(same, key=lambda p: variants.cost(p["optimizer"])))
         alike = [point for point in same if configs.static(point) == static]
-        seconds = compare(alike, run, used)
-        if len(seconds) == 2:
-            remembered.add(FILE, key, seconds)
-            label = f"{dearest['data']['name']} {configs.width_label(dearest)}"
-            settled[label] = Choice(min(seconds, key=seconds.__getitem__), "timed", seconds)
-    return settled
+        # What was timed with a few runs says little of many.
+        known = 2 * _known(key)[0] >= min(len(alike), SAMPLE * len(used))
+        if not known and sum(map(_work, same)) >= WORTH_TIMING:
+            found[key] = alike
+    return found
 
 
 def compare(
     points: Sequence[Point], run: Mapping[str, Any], used: Sequence[jax.Device]
 ) -> dict[str, float]:
-    """Seconds a step and run of each mode that can be had; fewer than two: there is no choice.
+    """Seconds a step and run of both modes; empty where there is no choice.
 
     Args:
       points: runs that may share a program.
@@ -137,30 +174,31 @@ def seconds_a_step(group: groups.Group, used: Sequence[jax.Device]) -> float | N
       None where it seems too large for the memory.
     """
     ready = loop.uncompiled(group, used)
-    arguments = (loop.start(ready), *loop.feed(ready))
     place = functools.partial(ready.program.place, "every")
-    at = [place(np.int32(0)), place(np.int32(0)), place(np.int32(1))]
-    compiled = ready.program.advance.lower(*arguments, *at).compile()
-    needs = memory.footprint(compiled, arguments[-1], ready.program.mesh.size)
-    if needs.total > memory.SHARE * environment.free_bytes(used):
+    *inputs, zero = loop.shapes(ready)
+    one = place(np.int32(1))
+    compiled = ready.program.advance.lower(*inputs, zero, zero, one).compile()
+    needs = memory.footprint(compiled, inputs[-1], ready.program.mesh.size)
+    if needs.more > memory.SHARE * environment.free_bytes(used):
         return None
+    arguments = (loop.start(ready), *loop.feed(ready), zero, zero)
 
     def seconds(count: int) -> float:
         begin = time.perf_counter()
-        jax.block_until_ready(compiled(*arguments, *at[:2], place(np.int32(count))))
+        jax.block_until_ready(compiled(*arguments, place(np.int32(count))))
         return time.perf_counter() - begin
 
     seconds(1)  # fills caches
-    # A call also orders the batches and copies the state, once however many its steps are.
+    # A call also orders the batches and copies the state, once however many its steps are. Steps
+    # beyond the epoch's end repeat its last batch.
     spent = once = min(seconds(1), seconds(1))
-    count, most = 1, ready.run.steps_per_epoch
-    while spent - once < SECONDS and count < most:
-        count = min(most, 2 * count)
+    count = 1
+    while spent - once < SECONDS:
+        count *= 2
         spent = seconds(count)
-    spent = min(spent, seconds(count))
-    found = (max(spent - once, 0.0) / (count - 1) if count > 1 else once) / len(group.names)
+    found = (min(spent, seconds(count)) - once) / (count - 1) / len(group.names)
     logging.info("%d × %s: %.3g s a step and run", len(group.names), group.names[0], found)
-    return found
+    return max(found, sys.float_info.min)
 
 
 def _work(point: Point) -> float:
@@ -174,11 +212,11 @@ def _work(point: Point) -> float:
     return flops.OF_A_GRADIENT * of_example * examples * variants.cost(point["optimizer"])
 
 
-def _key(point: Point, used: Sequence[jax.Device]) -> str:
+def _key(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> str:
     """What the answer depends on: shapes and machine, not the optimiser or the data's values."""
     plain = configs.canonical(point)
     shape = [plain["model"], plain["data"]["name"], plain["data"]["augment"], plain["precision"]]
-    shape += [plain["train"]["batch_size"], plain["data"]["order_seed"] < 0]
+    shape += [plain["train"]["batch_size"], plain["data"]["order_seed"] < 0, run["replicates"]]
     cpu = used[0].platform == "cpu"
     machine = environment.processor() if cpu else used[0].device_kind
     return configs.digest([shape, machine, len(used), jax.__version__], 16)

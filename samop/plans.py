@@ -36,12 +36,15 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
 
 
 def _together(points: list[Any], plan: sweep.Plan, used: Any) -> list[str]:
-    """How new runs of each width train together, and how that is known."""
-    widths = {configs.width_label(p): modes.choose(p, plan.run, used) for p in points}
-    groups: dict[str, list[str]] = {}
-    for width, choice in widths.items():
-        groups.setdefault(f"{choice.mode} ({choice.why})", []).append(width)
-    text = "; ".join(f"{', '.join(same)}: {how}" for how, same in groups.items())
+    """How runs of each width train together, and how that is known."""
+    timed = modes.untimed(points, plan.run, used).values()
+    unknown = {configs.width_label(alike[0]) for alike in timed}
+    found: dict[str, list[str]] = {}
+    for width, point in {configs.width_label(p): p for p in points}.items():
+        choice = modes.choose(point, plan.run, used)
+        how = "to be timed" if width in unknown else f"{choice.mode} ({choice.why})"
+        found.setdefault(how, []).append(width)
+    text = "; ".join(f"{', '.join(same)}: {how}" for how, same in found.items())
     return [f"  together: {text}"]
 
 

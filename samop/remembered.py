@@ -43,7 +43,7 @@ def add(name: str, key: str, value: Any) -> None:
     known[key] = value
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Beside what another process may have added meanwhile.
-        records.write_json(file, _load(file) | known)
+        # Beside what another process may have written meanwhile.
+        records.write_json(file, _load(file) | {key: value})
     except OSError as error:
         logging.warning("%s cannot be written (%s): measured again next time", file, error.strerror)

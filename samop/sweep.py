@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,7 +189,8 @@ def run(plan: Plan, workdir: Path) -> None:
     with lock(workdir):
         write_plan(plan, workdir)
         fresh = _fresh(plan, workdir, _unfinished(plan, workdir))
-        modes.settle(fresh, plan.run, devices(plan.run))
+        for shape, choice in modes.settle(fresh, plan.run, devices(plan.run)).items():
+            print(f"{shape}: {choice.mode}, by a few timed steps: {modes.describe(choice)}")
         todo = pending_groups(plan, workdir)
         # All of them before the first step: what remains after a kill could be grouped otherwise.
         for group in todo:
@@ -201,11 +202,12 @@ def run(plan: Plan, workdir: Path) -> None:
                 _train(ready, plan, workdir, progress, training)
 
 
-def _freeze(group: groups.Group, plan: Plan, workdir: Path) -> None:
+def _freeze(group: groups.Group, plan: Plan, workdir: Path, replaces: str = "") -> None:
     folder = workdir / "groups" / group.name
     if not (folder / groups.MEMBERS).exists():
         choice = modes.choose(group.points[0], plan.run, devices(plan.run))
-        groups.freeze(group, folder, choice._asdict())
+        how = {**choice._asdict(), **({"replaces": replaces} if replaces else {})}
+        groups.freeze(group, folder, how)
 
 
 def write_plan(plan: Plan, workdir: Path) -> None:
@@ -269,9 +271,12 @@ def _prepared(
     queue = list(todo)
     futures: list[Future[loop.Ready]] = []
     pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
+    over = threading.Event()
 
     def later(group: groups.Group) -> loop.Ready:
         training.wait()
+        if over.is_set():
+            raise CancelledError
         return loop.prepare(group, used)
 
     try:
@@ -283,7 +288,7 @@ def _prepared(
             ready = futures.pop(0).result()
             smaller = _smaller(ready, workdir, used)
             for group in smaller:
-                _freeze(group, plan, workdir)
+                _freeze(group, plan, workdir, replaces=ready.group.name)
             if smaller:
                 groups.thaw(ready.group, workdir / "groups" / ready.group.name)
                 queue = smaller + queue
@@ -291,6 +296,7 @@ def _prepared(
                 yield ready
             training.set()
     finally:
+        over.set()
         training.set()
         # An interrupt should not wait for a compilation that nobody needs any more.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -303,17 +309,18 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
       UserError: a single run that needs more than there is.
     """
     group, needs, free = ready.group, ready.footprint, environment.free_bytes(used)
-    if needs.total <= memory.SHARE * free or loop.is_begun(group, workdir):
+    if needs.more <= memory.SHARE * free or loop.is_begun(group, workdir):
         return []
-    size = f"{needs.total / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
+    size = f"{needs.more / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
     if len(group.names) > 1:
         others = len(group.names) - 1
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
         return groups.form(group.points, len(used), lambda _: len(group.names) // 2)
-    advice = memory.what_would_fit(
-        needs, memory.SHARE * free, group.points[0]["train"]["batch_size"]
-    )
-    if needs.total > free:
+    sizes = {name: group.points[0]["train"][name] for name in ("batch_size", "eval_batch_size")}
+    smaller = _point(group.points[0], {f"train.{n}": -(-size // 2) for n, size in sizes.items()})
+    half = loop.prepare(groups.make([[smaller]], len(used)), used).footprint
+    advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes)
+    if needs.more > free:
         raise UserError(f"{group.names[0]} needs {size}: {advice}")
     logging.warning("%s needs %s; trying all the same. %s", group.names[0], size, advice)
     return []

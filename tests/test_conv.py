@@ -22,6 +22,7 @@ CASES = [
     ((2, 3), (1, 2), ((0, 1), (2, 0))),
     ((3, 2), (1, 1), ((2, 0), (0, 1))),
     ((2, 2), (1, 1), ((2, 3), (0, 2))),
+    ((3, 3), (1, 2), ((-1, 0), (1, -2))),
 ]
 FEW, MANY = conv.FEW_CHANNELS - 1, conv.FEW_CHANNELS + 2
 
@@ -46,14 +47,22 @@ def both(test):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("pieces", [False, True])
+@pytest.fixture(params=[False, True], ids=["whole", "pieces"])
+def pieces(request, monkeypatch):
+    """Products of two images each, and one that remains; or of all images at once."""
+    if request.param:
+        monkeypatch.setattr(conv, "ROWS", 2 * 7 * 6)
+        jax.clear_caches()  # what was traced for these shapes knows the other size
+    yield request.param
+    if request.param:
+        jax.clear_caches()
+
+
 @pytest.mark.parametrize("channels", [FEW, MANY])
 @pytest.mark.parametrize(("size", "strides", "pads"), CASES)
 def test_equals_the_stock_convolution_in_every_derivative(
-    x64, monkeypatch, size, strides, pads, channels, pieces
+    x64, pieces, size, strides, pads, channels
 ):
-    if pieces:  # of a few images, and one that remains
-        monkeypatch.setattr(conv, "ROWS", 2 * 7 * 6)
     at, along = draw(size, 0, channels), draw(size, 1, channels)
 
     def everything(function):
@@ -183,6 +192,46 @@ def test_in_a_linen_layer(fields):
     assert one.dtype == other.dtype
     tolerance = 0.05 if one.dtype == jnp.bfloat16 else 1e-5
     np.testing.assert_allclose(*(a.astype(np.float32) for a in (one, other)), atol=tolerance)
+
+
+def test_pieces_are_pieces(pieces):
+    x, kernel = (a.astype(jnp.float32) for a in draw((3, 3), 0))
+    gradient = jax.grad(lambda k: jnp.sum(conv.conv(x, k, *CASES[0][1:]) ** 2))
+    loops = str(jax.make_jaxpr(gradient)(kernel)).count("scan[")
+    assert loops == (1 if pieces else 0)
+    text = jax.jit(lambda x: conv.conv(x, kernel, *CASES[0][1:])).lower(x).as_text()
+    assert ("while" in text) == pieces
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("size", "strides", "pads"), CASES[:2])
+def test_low_precision_gradients_are_as_exact_as_xla_s(monkeypatch, dtype, size, strides, pads):
+    monkeypatch.setattr(conv, "ROWS", 4 * 7 * 6)
+    exact = [a.astype(jnp.float32) for a in draw(size, 0, MANY, images=160)]
+    low = [a.astype(dtype) for a in exact]
+
+    def error(function):
+        grads = jax.grad(lambda *a: jnp.sum(function(*a, strides, pads)), (0, 1))
+        # Of the rounded numbers, so that only the arithmetic differs.
+        wide = grads(*(a.astype(jnp.float32) for a in low))
+        assert [g.dtype for g in grads(*low)] == [dtype, dtype]
+        return [
+            float(jnp.linalg.norm(g.astype(jnp.float32) - w) / jnp.linalg.norm(w))
+            for g, w in zip(grads(*low), wide)
+        ]
+
+    for ours, theirs in zip(error(conv.conv), error(stock)):
+        assert ours < 1.5 * theirs + 1e-6
+
+
+def test_a_precision_is_left_to_xla():
+    x, kernel = (a.astype(jnp.float32) for a in draw((3, 3), 0))
+    layer = functools.partial(
+        nn.Conv, 4, (3, 3), conv_general_dilated=conv.conv_general_dilated, use_bias=False
+    )
+    for precision, own in ((None, True), ("highest", False)):
+        apply = lambda k, p=precision: layer(precision=p).apply({"params": {"kernel": k}}, x)  # noqa: E731
+        assert ("samop_conv" in str(jax.make_jaxpr(apply)(kernel))) == own
 
 
 def test_no_images():

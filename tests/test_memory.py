@@ -1,11 +1,14 @@
 """What a group takes of memory: counted, taken once, and what is said where it is too much."""
 
+import math
+import re
+
 import jax
 import numpy as np
 import pytest
 from small import grid, point, prepared
 
-from samop import loop, memory, sweep, trees
+from samop import environment, loop, memory, sweep, trees
 from samop.data import splits
 from samop.errors import UserError
 
@@ -22,7 +25,7 @@ def test_a_footprint_is_what_the_arrays_are(devices):
     assert held <= needs.state <= held + 100 * devices  # counts, seeds, the epoch's number
     # Gradients, perturbed parameters and activations of a batch at least.
     assert needs.workspace > 4 * trees.size(state.params)
-    assert needs.total == needs.state + needs.data + needs.workspace
+    assert needs.more == needs.state + needs.workspace
 
 
 def test_replicates_add_up():
@@ -53,13 +56,40 @@ def test_aligned(dtype):
 
 
 def test_what_would_fit():
-    needs = memory.Footprint(state=100, data=50, workspace=800)
-    assert needs.total == 950
-    text = memory.what_would_fit(needs, 550, batch_size=64)
-    assert "--config.train.batch_size=32 or less" in text
-    text = memory.what_would_fit(needs, 120, batch_size=64)
-    assert "no batch size fits" in text
-    assert "narrower network" in text
+    # 100 of state, 200 of gradients, 600 that grow with the batch.
+    needs, half = memory.Footprint(100, 50, 800), memory.Footprint(100, 50, 500)
+    sizes = {"batch_size": 64, "eval_batch_size": 1000}
+    text = memory.what_would_fit(needs, half, 600, sizes)
+    assert "--config.train.batch_size=32 --config.train.eval_batch_size=500" in text
+    for hopeless in (300, 120):
+        text = memory.what_would_fit(needs, half, hopeless, sizes)
+        assert "none fits" in text
+        assert "narrower network" in text
+    assert "none fits" in memory.what_would_fit(needs, needs, 600, sizes)
+
+
+def test_what_is_said_to_fit_fits():
+    wide = {"model__hidden": (64, 64), "data__train_size": 1000, "train__batch_size": 800}
+    config = point(**wide, train__eval_batch_size=70)
+    needs = prepared([[config]]).footprint
+    half = prepared([[point(**{**wide, "train__batch_size": 400}, train__eval_batch_size=35)]])
+    room = 0.7 * needs.more
+    sizes = {"batch_size": 800, "eval_batch_size": 70}
+    text = memory.what_would_fit(needs, half.footprint, room, sizes)
+    batch, evaluated = map(int, re.findall(r"batch_size=(\d+)", text))
+    assert 1 < batch < 800
+    smaller = point(**{**wide, "train__batch_size": batch}, train__eval_batch_size=evaluated)
+    assert prepared([[smaller]]).footprint.more <= 1.05 * room
+
+
+def test_memory_of_a_container(tmp_path):
+    assert environment.container_free_bytes(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("max\n")
+    assert environment.container_free_bytes(tmp_path) == math.inf
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 400\n")
+    assert environment.container_free_bytes(tmp_path) == 700
 
 
 def test_a_group_is_halved_down_to_single_runs_which_say_what_would_fit(
@@ -69,7 +99,7 @@ def test_a_group_is_halved_down_to_single_runs_which_say_what_would_fit(
     used = sweep.devices(plan.run)
     (group,) = sweep.pending_groups(plan, tmp_path)
     ready = loop.prepare(group, used)
-    needs = ready.footprint.total
+    needs = ready.footprint.more
     free = {"bytes": 10 * needs}
     monkeypatch.setattr(sweep.environment, "free_bytes", lambda used: free["bytes"])
     assert sweep._smaller(ready, tmp_path, used) == []
@@ -78,9 +108,9 @@ def test_a_group_is_halved_down_to_single_runs_which_say_what_would_fit(
     assert [len(g.names) for g in halves] == [1, 1, 1]
     one = loop.prepare(halves[0], used)
     assert one.program.mesh.size == 1
-    free["bytes"] = 1.2 * one.footprint.total
+    free["bytes"] = 1.2 * one.footprint.more
     assert sweep._smaller(one, tmp_path, used) == []
     assert "trying all the same" in caplog.text
-    free["bytes"] = 0.5 * one.footprint.total
+    free["bytes"] = 0.5 * one.footprint.more
     with pytest.raises(UserError, match=r"seed0.* needs .* GiB are free: .*batch"):
         sweep.run(plan, tmp_path)

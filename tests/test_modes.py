@@ -133,16 +133,47 @@ def test_a_cache_that_is_damaged_or_cannot_be_written(monkeypatch, tmp_path, cap
 
 
 def test_the_key_is_of_shapes_and_machine():
-    used = jax.devices()[:2]
-    a = modes._key(point(), used)
-    same = (
-        point(optimizer__rho=0.3, seed=4, optimizer__name="base"),
-        point(data__label_noise=0.2),
-    )
-    assert {modes._key(p, used) for p in same} == {a}
-    for other in (point(model__hidden=(8, 9)), point(data__order_seed=0)):
-        assert modes._key(other, used) != a
-    assert modes._key(point(), jax.devices()[:1]) != a
+    run, used = point()["run"], jax.devices()[:2]
+    key = lambda run=run, used=used, **fields: modes._key(point(**fields), run, used)  # noqa: E731
+    same = ({"optimizer__rho": 0.3, "seed": 4}, {"optimizer__name": "base"})
+    assert {key(**fields) for fields in (*same, {"data__label_noise": 0.2})} == {key()}
+    for other in ({"model__hidden": (8, 9)}, {"data__order_seed": 0}):
+        assert key(**other) != key()
+    assert key(used=jax.devices()[:1]) != key()
+    assert key(run={**run, "replicates": 4}) != key()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [5, {"vmap": 1.0, "loop": 2.0}, {"runs": 64, "seconds": {"vmap": 1.0, "loop": None}}]
+    + [{"runs": 64, "seconds": {"bogus": 1.0}}, {"runs": 64, "seconds": {"vmap": 0, "loop": 1}}],
+    ids=str,
+)
+def test_a_value_that_is_no_timing_is_timed_again(monkeypatch, caplog, value):
+    timed, plan = pretend(monkeypatch, {"vmap": 2.0, "loop": 1.0}), plan_of()
+    key = modes._key(next(iter(plan.points.values())), plan.run, sweep.devices(plan.run))
+    remembered.add(modes.FILE, key, value)
+    assert "why='rule'" in choice_of(plan)
+    assert "is no timing" in caplog.text
+    settle(plan)
+    assert len(timed) == 2
+    assert "mode='loop', why='timed'" in choice_of(plan)
+
+
+def test_few_runs_say_little_of_many(monkeypatch):
+    timed = pretend(monkeypatch, {"vmap": 2.0, "loop": 1.0})
+    for seeds, again in ((3, True), (6, False), (13, True), (64, True), (200, False)):
+        plan = sweep.plan(point(run__devices=2), {"seed": tuple(range(seeds))}, "")
+        assert bool(settle(plan)) == again, seeds
+    assert max(len(group.names) for group in timed) <= 2 * modes.SAMPLE
+
+
+def test_no_choice_is_remembered(monkeypatch):
+    plan = plan_of(run__replicates=1)
+    timed = pretend(monkeypatch, {"vmap": 2.0, "loop": 1.0})
+    assert settle(plan) == {}
+    assert modes.untimed(plan.points.values(), plan.run, sweep.devices(plan.run)) == {}
+    assert timed == []
 
 
 def test_every_mode_makes_the_same_runs(x64):

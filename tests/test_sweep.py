@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import jax
 import numpy as np
@@ -358,3 +359,49 @@ def test_a_step_is_traced_once_per_shape(tmp_path, monkeypatch):
 def test_batch_larger_than_the_data():
     with pytest.raises(UserError, match=r"train.batch_size=500 .*200 training examples"):
         build(point(train__batch_size=500))
+
+
+def test_a_group_being_divided_when_killed_is_divided_afterwards(tmp_path, monkeypatch):
+    plan = small_plan({"seed": (0, 1)}, run__devices=1, train__epochs=1)
+    free = iter([1e-9, 1e-9, *[1e12] * 9])
+    ready = loop.prepare(sweep.pending_groups(plan, tmp_path)[0], sweep.devices(plan.run))
+    del ready
+    monkeypatch.setattr(sweep.environment, "free_bytes", lambda used: next(free))
+    with monkeypatch.context() as patch:
+        patch.setattr(groups, "thaw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run(plan, tmp_path)
+    assert len(list((tmp_path / "groups").iterdir())) == 3
+    assert sorted(len(g.names) for g in sweep.pending_groups(plan, tmp_path)) == [1, 1]
+    monkeypatch.setattr(sweep.environment, "free_bytes", lambda used: 1e12)
+    sweep.run(plan, tmp_path)
+    for name in plan.points:
+        assert len((tmp_path / "points" / name / "timing.jsonl").read_text().splitlines()) == 1
+
+
+def test_nothing_compiles_after_a_failure(tmp_path, monkeypatch):
+    plan = small_plan({"model.hidden": ((4, 4), (5, 5), (6, 6))})
+    compiled = []
+
+    def prepare(group, used):
+        compiled.append(group)
+        raise RuntimeError("the first")
+
+    monkeypatch.setattr(loop, "prepare", prepare)
+    with pytest.raises(RuntimeError, match="the first"):
+        sweep.run(plan, tmp_path)
+    for thread in threading.enumerate():
+        if thread.name.startswith("compile"):
+            thread.join(timeout=10)
+    assert len(compiled) == 1
+
+
+def test_members_of_an_earlier_version_are_read(tmp_path):
+    plan = small_plan({"seed": (0, 1)})
+    (group,) = sweep.pending_groups(plan, tmp_path)
+    folder = tmp_path / "groups" / group.name
+    groups.freeze(group, folder, {})
+    old = json.loads((folder / groups.MEMBERS).read_text())
+    del old["how"]
+    (folder / groups.MEMBERS).write_text(json.dumps(old))
+    assert sweep.pending_groups(plan, tmp_path) == [group]

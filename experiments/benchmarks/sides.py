@@ -58,9 +58,20 @@ def random_images() -> dataset.Dataset:
 def from_command_line(
     points: Sequence[Mapping[str, Any]], mode: str = "auto"
 ) -> list[groups.Group]:
-    """The groups that `python -m samop.main` makes of runs with --config.run.mode."""
+    """The groups that `python -m samop.main` makes of runs with --config.run.mode.
+
+    Where it would time both modes before a long sweep, they are timed here, whatever was timed on
+    this machine before.
+    """
     devices = jax.devices()
     run = {**points[0]["run"], "mode": mode}
+    if mode == "auto":
+        alike = [p for p in points if p["optimizer"]["name"] == points[-1]["optimizer"]["name"]]
+        seconds = modes.compare(alike, run, devices)
+        rule = modes.choose(points[0], run, devices).mode
+        run["mode"] = min(seconds, key=seconds.__getitem__, default=rule)
+        if seconds:
+            print(f"run.mode=auto: {run['mode']} of {seconds} s a step and run")
     return groups.form(points, len(devices), lambda p: modes.most_runs(p, run, devices))
 
 

@@ -43,13 +43,16 @@ def conv_general_dilated(
     """What `flax.linen.Conv` calls; plain two-dimensional convolutions get `conv` on a CPU.
 
     x [batch, height, width, in], kernel [height, width, in, out]. Everything else (another
-    backend, dilation, groups) goes to `lax.conv_general_dilated` unchanged.
+    backend, dilation, groups, a precision) goes to `lax.conv_general_dilated` unchanged.
     """
     plain = (
         jax.default_backend() == "cpu"
         and x.ndim == 4
         and set(lhs_dilation) == set(rhs_dilation) == {1}
         and feature_group_count == 1
+        and precision is None
+        and lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers)
+        == lax.conv_dimension_numbers(x.shape, kernel.shape, DIMENSIONS)
     )
     if not plain:
         return lax.conv_general_dilated(
@@ -78,7 +81,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arra
       pads: (before, after) for rows and columns, zeros.
 
     Returns:
-      [batch, height', width', out].
+      [batch, height', width', out]. Under `jit` with a batch sharded over devices the gradient in
+      the kernel gathers the batch on each of them; under `shard_map` it does not.
 
     Raises:
       TypeError: channels or dtypes of the two that differ.
@@ -119,7 +123,7 @@ def gathered(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.
 
 def windows(x: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> jax.Array:
     """What the kernel sees at each place: [batch, height', width', rows · columns · in]."""
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    x = _padded(x, *pads)
     rows, columns = ((n - k) // s * s + 1 for n, k, s in zip(x.shape[1:3], size, strides))
     parts = [
         x[:, i : i + rows : strides[0], j : j + columns : strides[1]]
@@ -127,6 +131,12 @@ def windows(x: jax.Array, size: Sequence[int], strides: Pair, pads: Pads) -> jax
         for j in range(size[1])
     ]
     return jnp.concatenate(parts, -1)
+
+
+def _padded(x: jax.Array, rows: Pair, columns: Pair) -> jax.Array:
+    """Zeros before and after rows and columns; negative ones cut."""
+    sides = ((before, after, 0) for before, after in ((0, 0), rows, columns, (0, 0)))
+    return lax.pad(x, jnp.zeros((), x.dtype), list(sides))
 
 
 def in_input(ct: jax.Array, x: Any, kernel: jax.Array, *, strides: Pair, pads: Pads) -> jax.Array:
@@ -156,19 +166,18 @@ def in_kernel(ct: jax.Array, x: jax.Array, kernel: Any, *, strides: Pair, pads: 
     if strides == (1, 1):
         moved = functools.partial(_moved, size=(rows, columns), pads=pads)
         product = _summed(lambda x, ct: _outer(*moved(x, ct)), x, ct, _images(x.shape))
+        product = product.astype(x.dtype)
         return product.reshape(columns, channels, rows, filters).transpose(2, 0, 1, 3)
     seen = functools.partial(windows, size=(rows, columns), strides=strides, pads=pads)
     product = _summed(lambda x, ct: _outer(seen(x), ct), x, ct, _images(ct.shape))
-    return product.reshape(rows, columns, channels, filters)
+    return product.astype(x.dtype).reshape(rows, columns, channels, filters)
 
 
 def _moved(x: jax.Array, ct: jax.Array, *, size: Pair, pads: Pads) -> tuple[jax.Array, jax.Array]:
     """x in all its moves by columns and ct in all its moves by rows, for a stride of one."""
-    (rows, columns), zero, none = size, jnp.zeros((), x.dtype), (0, 0, 0)
-    height, width = x.shape[1], ct.shape[2]
-    x = lax.pad(x, zero, (none, none, (*pads[1], 0), none))
-    around = (rows - 1 - pads[0][0], rows - 1 - pads[0][1], 0)
-    ct = lax.pad(ct, zero, (none, around, none, none))
+    (rows, columns), height, width = size, x.shape[1], ct.shape[2]
+    x = _padded(x, (0, 0), pads[1])
+    ct = _padded(ct, (rows - 1 - pads[0][0], rows - 1 - pads[0][1]), (0, 0))
     return (
         jnp.concatenate([x[:, :, j : j + width] for j in range(columns)], -1),
         jnp.concatenate([ct[:, rows - 1 - i :][:, :height] for i in range(rows)], -1),
@@ -176,9 +185,9 @@ def _moved(x: jax.Array, ct: jax.Array, *, size: Pair, pads: Pads) -> tuple[jax.
 
 
 def _outer(a: jax.Array, b: jax.Array) -> jax.Array:
-    """aᵀb over all axes but the last."""
-    places = tuple(range(a.ndim - 1))
-    return jnp.tensordot(a, b, (places, places))
+    """aᵀb over all axes but the last, in single precision at least: it is one of many summands."""
+    places, wide = tuple(range(a.ndim - 1)), jnp.promote_types(a.dtype, jnp.float32)
+    return jnp.tensordot(a, b, (places, places), preferred_element_type=wide)
 
 
 def _images(shape: Sequence[int]) -> int:
