@@ -30,7 +30,7 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
         *(f"  data: {name}, {_source(source)}" for name, source in sources.items()),
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
-        *_together(points, plan, used),
+        *_together(sweep.fresh_points(plan, workdir), plan, used),
     ]
     return "\n".join(lines)
 
@@ -45,7 +45,7 @@ def _together(points: list[Any], plan: sweep.Plan, used: Any) -> list[str]:
         how = "to be timed" if width in unknown else f"{choice.mode} ({choice.why})"
         found.setdefault(how, []).append(width)
     text = "; ".join(f"{', '.join(same)}: {how}" for how, same in found.items())
-    return [f"  together: {text}"]
+    return [f"  together: {text}"] if text else []
 
 
 def _expected(todo: list[Any]) -> str:

@@ -38,6 +38,7 @@ from samop.workloads import build, parameters
 Point = Mapping[str, Any]
 Axes = Mapping[str, Sequence[Any]]
 COMPILERS = 2  # programs compiled at a time while another trains
+KEPT = 4  # compiled programs that later groups of the same shape may use
 
 
 class Plan(NamedTuple):
@@ -144,9 +145,9 @@ def devices(run: Mapping[str, Any]) -> list[jax.Device]:
 
 def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
     """The groups still to train, those begun earlier first; DONE runs are left alone."""
-    begun, used = _unfinished(plan, workdir), devices(plan.run)
+    used = devices(plan.run)
     most = functools.partial(modes.most_runs, run=plan.run, used=used)
-    return begun + groups.form(_fresh(plan, workdir, begun), len(used), most)
+    return _unfinished(plan, workdir) + groups.form(fresh_points(plan, workdir), len(used), most)
 
 
 def _unfinished(plan: Plan, workdir: Path) -> list[groups.Group]:
@@ -163,9 +164,9 @@ def _unfinished(plan: Plan, workdir: Path) -> list[groups.Group]:
     return unfinished
 
 
-def _fresh(plan: Plan, workdir: Path, begun: Sequence[groups.Group]) -> list[Point]:
+def fresh_points(plan: Plan, workdir: Path) -> list[Point]:
     """The runs that no group has begun."""
-    taken = {name for group in begun for name in group.names}
+    taken = {name for group in _unfinished(plan, workdir) for name in group.names}
     return [
         point
         for name, point in plan.points.items()
@@ -188,7 +189,7 @@ def run(plan: Plan, workdir: Path) -> None:
         profiling.check(Path(plan.profile))
     with lock(workdir):
         write_plan(plan, workdir)
-        fresh = _fresh(plan, workdir, _unfinished(plan, workdir))
+        fresh = fresh_points(plan, workdir)
         for shape, choice in modes.settle(fresh, plan.run, devices(plan.run)).items():
             print(f"{shape}: {choice.mode}, by a few timed steps: {modes.describe(choice)}")
         todo = pending_groups(plan, workdir)
@@ -271,20 +272,29 @@ def _prepared(
     queue = list(todo)
     futures: list[Future[loop.Ready]] = []
     pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
-    over = threading.Event()
+    over, first = threading.Event(), True
+    programs: dict[str, Future[loop.Ready]] = {}
 
-    def later(group: groups.Group) -> loop.Ready:
-        training.wait()
+    def compiled(group: groups.Group, at_once: bool, same: Future[loop.Ready] | None):
+        if not at_once:
+            training.wait()
         if over.is_set():
             raise CancelledError
+        if same is not None:
+            return same.result()._replace(group=group, compile_seconds=0.0)
         return loop.prepare(group, used)
 
     try:
-        if queue:
-            futures.append(pool.submit(loop.prepare, queue.pop(0), used))
         while queue or futures:
             while queue and len(futures) <= COMPILERS:
-                futures.append(pool.submit(later, queue.pop(0)))
+                group = queue.pop(0)
+                shape = configs.digest([configs.static(group.points[0]), list(group.layout)])
+                future = pool.submit(compiled, group, first, programs.get(shape))
+                programs = {**programs, shape: future}
+                while len(programs) > KEPT:
+                    del programs[next(iter(programs))]
+                futures.append(future)
+                first = False
             ready = futures.pop(0).result()
             smaller = _smaller(ready, workdir, used)
             for group in smaller:

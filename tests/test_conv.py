@@ -241,6 +241,14 @@ def test_no_images():
     assert not out.any()
 
 
+@pytest.mark.parametrize("channels", [FEW, MANY])
+def test_a_kernel_larger_than_the_image(channels):
+    x, kernel = jnp.ones((2, 1, 4, channels)), jnp.ones((3, 3, channels, 5))
+    where = (1, 1), ((0, 0), (0, 0))
+    assert conv.conv(x, kernel, *where).shape == stock(x, kernel, *where).shape == (2, 0, 2, 5)
+    assert not jax.grad(lambda k: jnp.sum(conv.conv(x, k, *where)))(kernel).any()
+
+
 def test_mismatched_channels_are_refused():
     function = functools.partial(conv.conv, strides=(1, 1), pads=((0, 0), (0, 0)))
     with pytest.raises(TypeError, match="same channels"):

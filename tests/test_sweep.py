@@ -338,7 +338,8 @@ def test_a_diverging_run_leaves_its_neighbours_alone(x64):
         np.testing.assert_allclose(a[0], b[0], atol=1e-9)
 
 
-def test_a_step_is_traced_once_per_shape(tmp_path, monkeypatch):
+@pytest.mark.parametrize("mode", ["vmap", "loop"])
+def test_a_step_is_traced_once_per_shape(tmp_path, monkeypatch, mode):
     traces = []
     original = loop.make_run
 
@@ -352,7 +353,9 @@ def test_a_step_is_traced_once_per_shape(tmp_path, monkeypatch):
         return run._replace(epoch=epoch)
 
     monkeypatch.setattr(loop, "make_run", counted)
-    sweep.run(small_plan({"seed": (0, 1)}, train__epochs=4), tmp_path)
+    fields = {"run__mode": mode, "run__devices": 1, "train__epochs": 2}
+    sweep.run(small_plan({"seed": (0, 1, 2)}, **fields), tmp_path)
+    assert len(list((tmp_path / "groups").iterdir())) == (3 if mode == "loop" else 1)
     assert len(traces) == 1
 
 

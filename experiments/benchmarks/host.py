@@ -150,6 +150,7 @@ def traces(hidden: Sequence[int], options: argparse.Namespace) -> dict[str, Any]
     with nn.intercept_methods(count):
         for seed in (0, 1):
             config = point(hidden, "sam", options, seed)
+            config["train"]["diagnostics_every"] = 0  # its gradients are calls too
             ready = ours.prepared(ours.from_command_line([config]))
             found["compiling"].append(calls / 2)
             epoch, calls = ours.samop_side(ready), 0

@@ -92,6 +92,8 @@ def conv(x: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Arra
             f"x {x.dtype}{list(x.shape)} and kernel {kernel.dtype}{list(kernel.shape)} should have "
             "the same channels (last of x, third of kernel) and dtype"
         )
+    if 0 in _shape(x, kernel, strides=strides, pads=pads):
+        return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=DIMENSIONS)
     # Inside of a shard_map both vary over the axes that either varies over, as lax's own do.
     axes = _varying_over(x) | _varying_over(kernel)
     if axes:
@@ -223,7 +225,7 @@ def _summed(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, size: int)
 def _shape(x: Any, kernel: Any, *, strides: Pair, pads: Pads) -> tuple[int, ...]:
     """Shape of the convolution."""
     dims = (
-        (n + sum(pad) - k) // s + 1
+        max(0, (n + sum(pad) - k) // s + 1)
         for n, pad, k, s in zip(x.shape[1:3], pads, kernel.shape[:2], strides)
     )
     return (x.shape[0], *dims, kernel.shape[3])
