@@ -265,14 +265,14 @@ def _prepared(
 
     Args:
       todo, plan, workdir: as in `run`.
-      training: set once the first group trains. Until then no other compiles, so that nobody waits
-        longer than needed for the first step.
+      training: set once the first group trains. Until then only one other compiles, so that nobody
+        waits longer than needed for the first step.
     """
     used = devices(plan.run)
     queue = list(todo)
     futures: list[Future[loop.Ready]] = []
     pool = ThreadPoolExecutor(COMPILERS, thread_name_prefix="compile")
-    over, first = threading.Event(), True
+    over, submitted = threading.Event(), 0
     programs: dict[str, Future[loop.Ready]] = {}
 
     def compiled(group: groups.Group, at_once: bool, same: Future[loop.Ready] | None):
@@ -289,12 +289,12 @@ def _prepared(
             while queue and len(futures) <= COMPILERS:
                 group = queue.pop(0)
                 shape = configs.digest([configs.static(group.points[0]), list(group.layout)])
-                future = pool.submit(compiled, group, first, programs.get(shape))
+                future = pool.submit(compiled, group, submitted < COMPILERS, programs.get(shape))
                 programs = {**programs, shape: future}
                 while len(programs) > KEPT:
                     del programs[next(iter(programs))]
                 futures.append(future)
-                first = False
+                submitted += 1
             ready = futures.pop(0).result()
             smaller = _smaller(ready, workdir, used)
             for group in smaller:

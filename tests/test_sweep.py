@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 
 import jax
 import numpy as np
@@ -383,11 +384,12 @@ def test_a_group_being_divided_when_killed_is_divided_afterwards(tmp_path, monke
 
 
 def test_nothing_compiles_after_a_failure(tmp_path, monkeypatch):
-    plan = small_plan({"model.hidden": ((4, 4), (5, 5), (6, 6))})
+    plan = small_plan({"model.hidden": ((4, 4), (5, 5), (6, 6), (7, 7), (8, 8))})
     compiled = []
 
     def prepare(group, used):
         compiled.append(group)
+        time.sleep(0.2)
         raise RuntimeError("the first")
 
     monkeypatch.setattr(loop, "prepare", prepare)
@@ -396,7 +398,7 @@ def test_nothing_compiles_after_a_failure(tmp_path, monkeypatch):
     for thread in threading.enumerate():
         if thread.name.startswith("compile"):
             thread.join(timeout=10)
-    assert len(compiled) == 1
+    assert len(compiled) <= sweep.COMPILERS
 
 
 def test_members_of_an_earlier_version_are_read(tmp_path):
