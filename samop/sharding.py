@@ -178,8 +178,8 @@ def _each(flags: PyTree, tree: PyTree, fn: Callable[[jax.Array], jax.Array]) -> 
 def _map(fn: Callable, flags: tuple[PyTree, ...], out_flags: PyTree) -> Callable:
     """vmap over the leading axis of the flagged leaves; an extent of one is squeezed instead.
 
-    A convolution vmapped over its kernel becomes a grouped one, which is slow on a CPU even for
-    a single group.
+    A convolution vmapped over its kernel becomes a grouped one or, on a CPU, a loop over kernels,
+    and neither is free for a single run.
     """
 
     def axes(flags):

@@ -6,7 +6,14 @@ import jax
 import numpy as np
 
 from samop import config as configs
-from samop import groups, loop, validation
+from samop import groups, loop, sweep, validation
+
+AXES = {
+    "model.hidden": ((4, 4), (6, 6)),
+    "optimizer.name": ("base", "sam"),
+    "optimizer.rho": (0.05, 0.2),
+    "seed": (0, 1),
+}
 
 
 def point(**fields):
@@ -56,3 +63,8 @@ def first_epochs(ready, epochs=1):
         state, values = ready.epoch(state, *feed, ready.program.place("every", np.int32(number)))
     keep = lambda x: loop.real(ready.group, np.asarray(x))  # noqa: E731
     return jax.tree.map(keep, state.params), jax.tree.map(keep, values)
+
+
+def small_plan(axes=None, **fields):
+    """A sweep of small runs; by default SGD and SAM at two ρ, two seeds, one width."""
+    return sweep.plan(point(**fields), axes or {**AXES, "model.hidden": ((4, 4),)}, "command")

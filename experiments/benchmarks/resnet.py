@@ -12,21 +12,18 @@ is the median of the ratios within a turn.
 
 import argparse
 import itertools
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
+import sides as ours
 import torch
 from timing import summary, take_turns
 from torch_models import ResNet18, channels_first, copy_weights
 from torch_train import tuned
 
 from samop import config as configs
-from samop import environment, groups, loop, modes, validation
+from samop import environment, loop, validation
 from samop.data import sampling
 
 BATCH = 128
@@ -44,23 +41,8 @@ def prepared(filters: int, steps: int) -> loop.Ready:
     config["optimizer"].update(name="sam", rho=0.05, schedule="constant")
     config["train"].update(epochs=1, batch_size=BATCH, diagnostics_every=0)
     validation.validate(config)
-    devices = jax.devices()
-    most = modes.most_runs(config, config["run"], devices)
-    (group,) = groups.form([config], len(devices), lambda _: most)
-    return loop.prepare(group, devices)
-
-
-def samop_side(ready: loop.Ready) -> Callable[[], float]:
-    """Trains an epoch, waits for it, returns its mean training loss."""
-    state, inputs, numbers = loop.start(ready), loop.feed(ready), itertools.count()
-
-    def epoch() -> float:
-        nonlocal state
-        number = ready.program.place("every", np.int32(next(numbers)))
-        state, values = jax.block_until_ready(ready.epoch(state, *inputs, number))
-        return float(np.asarray(values["train_loss"])[0, 0])
-
-    return epoch
+    (ready,) = ours.prepared(ours.from_command_line([config]))
+    return ready
 
 
 def torch_side(ready: loop.Ready, layout: torch.memory_format) -> Callable[[], float]:
@@ -86,7 +68,7 @@ def _orders(examples: int):
 def compare(filters: int, options: argparse.Namespace) -> dict[str, Any]:
     """Times the sides at one width; prints and returns the table."""
     ready = prepared(filters, options.steps)
-    sides = {OURS: samop_side(ready)}
+    sides = {OURS: ours.samop_side([ready])}
     for name, layout in LAYOUTS.items():
         sides[f"PyTorch, {name}"] = torch_side(ready, layout)
     losses = {name: epoch() for name, epoch in sides.items()}
@@ -109,18 +91,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="a turn")
     parser.add_argument("--json", default="", help="file to write everything to")
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", environment.cores())
+    ours.start_devices()
     torch.set_num_threads(environment.cores())
-    machine = environment.describe() | {"load before": os.getloadavg()[0]}
-    machine |= {"torch": torch.__version__, "torch threads": torch.get_num_threads()}
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    machine = ours.machine(torch=torch.__version__, threads=torch.get_num_threads())
     print("\n| filters | side | seconds a step | cores busy | loss | samop / side | interval |")
     print("|---|---|---|---|---|---|---|")
     widths = map(int, options.filters.split("+"))
-    result = {"machine": machine, "options": vars(options)}
+    result: dict[str, Any] = {"machine": machine, "options": vars(options)}
     result["filters"] = {filters: compare(filters, options) for filters in widths}
-    if options.json:
-        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+    ours.save(options.json, result)
 
 
 if __name__ == "__main__":
