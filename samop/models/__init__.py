@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
+from samop.models.resnet50 import ResNet50
 
 
 class Model(NamedTuple):
@@ -36,6 +37,13 @@ MODELS: dict[str, Model] = {
     "resnet18": Model(
         fields={"filters": 64},
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
+        width=lambda fields: str(fields["filters"]),
+        convolutional=True,
+        norm_layers=True,
+    ),
+    "resnet50": Model(
+        fields={"filters": 64},
+        build=lambda fields, outputs: ResNet50(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
         norm_layers=True,
