@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode
+from samop.data import decode, records
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -80,5 +80,10 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "imagenet_photos": Entry(
+        content="a35247982b1f41c0757819cf1f7b0eb09de56427b970a02707ac967088460845",
+        package=PACKAGES["imagenet_photos"],
+        decode=records.photo_files,
     ),
 }
