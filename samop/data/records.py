@@ -74,7 +74,7 @@ def photo_files(files: Mapping[str, bytes]) -> tuple[dict[str, np.ndarray], dict
         labels.append(int(label))
     if not names:
         raise UserError(f"no file {PHOTO}NN_LABEL.jpg is among those of the package")
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "bytes": np.frombuffer(b"".join(files[name] for name in names), np.uint8),
         "start": np.cumsum([0, *(len(files[name]) for name in names)], dtype=np.int64),
         "label": np.array(labels, np.int32),

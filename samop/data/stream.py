@@ -24,8 +24,8 @@ AHEAD = 8  # examples a thread
 class Host(NamedTuple):
     """Which of the hosts that share the batches this is; each gets an equal part of every batch."""
 
-    index: int
-    count: int
+    number: int
+    hosts: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,10 +104,10 @@ def make(
         grain = _grain()
         who = host or _this_host()
         size = places.shape[1]
-        if size % who.count:
-            raise UserError(f"batches of {size} cannot be divided among {who.count} hosts")
-        part = size // who.count
-        own = places[:, who.index * part : (who.index + 1) * part]
+        if size % who.hosts:
+            raise UserError(f"batches of {size} cannot be divided among {who.hosts} hosts")
+        part = size // who.hosts
+        own = places[:, who.number * part : (who.number + 1) * part]
 
         def one(place: np.ndarray) -> Example:
             if draw is not None:
@@ -185,7 +185,5 @@ def _grain() -> Any:
     try:
         import grain
     except ImportError:
-        raise UserError(
-            "streamed data need grain: pip install 'samop[imagenet]'"
-        ) from None
+        raise UserError("streamed data need grain: pip install 'samop[imagenet]'") from None
     return grain
