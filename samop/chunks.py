@@ -12,6 +12,7 @@ from samop.data.stream import Batches
 
 PyTree = Any
 Chunk = dict[str, PyTree]
+THREAD = "samop-chunks"
 BYTES = 2**26  # of a chunk, unless a single batch has more
 
 
@@ -70,7 +71,7 @@ def ahead(items: Callable[[], Generator[Any]]) -> Generator[Any]:
         finally:
             source.close()
 
-    thread = threading.Thread(target=work, name="stream", daemon=True)
+    thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()
     try:
         while True:
