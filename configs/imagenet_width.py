@@ -2,19 +2,20 @@
 
 python -m samop.main --config=configs/imagenet_width.py
 
-Filters 16 … 64 and hyperparameters of the released configs (arXiv 2311.17539): rate .2, momentum .9,
-batch 512, decay 1e-4, 90 epochs. Those configs name a step schedule but leave its milestones, here
-30, 60 and 80 epochs, to its code; beside it they have the cosine with 5,000 steps of warm-up that
-`schedule=cosine` gives. 224 × 224 pixels, random-resized crop and flip are the field's. The ρ grid,
-three seeds and 10,000 validation photos held out of the training part are our choice; ImageNet's
-own validation part is the test part. Photos are streamed; a run that is resumed begins its epoch anew.
+Filters 16 … 64 and hyperparameters of the released configs (arXiv 2311.17539): rate .2, momentum
+.9, batch 512, decay 1e-4, 90 epochs. They name a step schedule without saying where it steps: here
+at 30, 60 and 80 epochs. Beside it they have the cosine with 5,000 steps of warm-up that
+`schedule=cosine` gives. 224 × 224 pixels, random-resized crop and flip are the field's. The ρ
+grid, three seeds and 10,000 validation photos held out of the training part are our choice;
+ImageNet's own validation part is the test part. Photos are streamed, so a run that is resumed
+begins the epoch anew that it was in.
 
 Where ImageNet cannot be had, `data=cifar10` stands in for it: small images held in memory and made
 larger, a table and a figure under CIFAR-10's name. `data=imagenette` has ten of the classes.
-`data=imagenet_photos` are 20 photos, for trying out decoding and streaming: with `smoke` a network
+`data=imagenet_photos` are 20 photos, to try decoding and streaming: with `smoke` a network
 memorises them, and validation and test are those same photos.
 
-Arguments after the colon: smoke; cpu (CIFAR-10 at 64 × 64, 5,000 training images, narrower networks:
+Arguments after the colon: smoke; cpu (CIFAR-10 at 64 × 64, 5,000 training images, narrow networks:
 about 15 minutes on two CPU cores); data=imagenet2012; schedule=step; seeds=3; epochs=90; width=64
 (several joined by +).
 """
@@ -31,7 +32,7 @@ WARMUP = 5000 / (90 * (1_271_167 // 512))  # of all updates
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "4+8", "data": "cifar10"}
-    cpu = {"seeds": 3, "epochs": 8, "width": "4+8+16", "data": "cifar10"}
+    cpu = {"seeds": 3, "epochs": 5, "width": "4+8+16", "data": "cifar10"}
     known = {"seeds": 3, "epochs": 90, "width": "", "data": "imagenet2012", "schedule": "step"}
     args = configs.parse_arg(arg, smoke, cpu, **known)
     config = configs.defaults("resnet50", "imagenet")
@@ -48,9 +49,10 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.cpu:
         config.experiment = "imagenet_width_cpu"
         config.task.crop_area = 0.35
-        config.data.update(train_size=5000, validation=1000, test_size=2000)
+        config.data.update(train_size=5000, validation=500, test_size=2000)
         config.sweep.rho = (0.05,)
-        config.train.batch_size = 64
+        config.optimizer.lr = 0.1
+        config.train.batch_size = 32
     if args.smoke:
         config.experiment = "imagenet_width_smoke"
         config.sweep.rho = (0.05,)
@@ -87,7 +89,8 @@ def _smoke(config: ConfigDict) -> None:
     if config.data.name == "imagenet_photos":
         config.task.update(image_size=64, crop_area=0.5)
         config.sweep.filters = (8,)
-        config.train.update(batch_size=10, epochs=60)
+        config.optimizer.lr = 0.1
+        config.train.update(batch_size=10, epochs=40, diagnostics_every=0)
     else:
         config.task.image_size = 32
         config.data.update(train_size=640, validation=500, test_size=500)

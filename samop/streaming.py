@@ -132,9 +132,9 @@ def compiled(program: Program, arguments: tuple[PyTree, ...], data: tuple[PyTree
 
 def shapes(stream: Stream, config: Mapping[str, Any]) -> tuple[PyTree, ...]:
     """Shapes of the data that the pieces take, in the order of `Pieces`."""
-    size, most = config["train"]["batch_size"], config["train"]["eval_batch_size"]
+    size, held = config["train"]["batch_size"], evaluated(stream, config)
     many = chunks.length(size, stream.examples // size, stream.example)
-    held = max(stream.batches(split, most) for split in SPLITS)
+    most = max(-(-stream.counts[split] // held) for split in SPLITS)
 
     def batch(last, kind, *axes):
         x, y = jax.tree.map(
@@ -145,9 +145,14 @@ def shapes(stream: Stream, config: Mapping[str, Any]) -> tuple[PyTree, ...]:
     count = {"count": jax.ShapeDtypeStruct((), np.int32)}
     return (
         batch("index", np.int32, many, size) | count,
-        batch("weight", np.float32, chunks.length(most, held, stream.example), most),
+        batch("weight", np.float32, chunks.length(held, most, stream.example), held),
         batch("index", np.int32, size),
     )
+
+
+def evaluated(stream: Stream, config: Mapping[str, Any]) -> int:
+    """Size of a batch in evaluation: no larger than a split."""
+    return min(config["train"]["eval_batch_size"], max(stream.counts[split] for split in SPLITS))
 
 
 def epoch(
@@ -193,7 +198,7 @@ def epoch(
         steps = stream.examples // train["batch_size"]
         metrics = {f"train_{name}": x / steps for name, x in _added(seen).items()}
         for split in SPLITS:
-            batches = lambda: stream.evaluation(split, train["eval_batch_size"])  # noqa: B023, E731
+            batches = lambda: stream.evaluation(split, evaluated(stream, config))  # noqa: B023, E731
             seen = [
                 pieces.tally(state, *inputs, chunk, number) for chunk, _ in sent(batches, of_tally)
             ]

@@ -442,7 +442,7 @@ def test_data_are_checked():
 )
 def test_the_config(arg, widths, fields):
     request = cli.parse([f"--config={CONFIG}:{arg}"])
-    assert tuple(request.axes["model.filters"]) == widths
+    assert tuple(request.axes[0]["model.filters"]) == widths
     for field, value in fields.items():
         assert configs.get(request.config, field) == value
     if arg == "schedule=cosine":

@@ -41,14 +41,14 @@ class Stream:
       evaluation: `evaluation(split, batch_size) -> Batches` of {"x", "y", "weight": float32 [b]}:
         every example of "validation" or "test" once, the last batch filled up with zeros of
         weight 0.
-      batches: `batches(split, batch_size)`: how many `evaluation` gives.
+      counts: number of examples of every split.
     """
 
     examples: int
     example: tuple[Any, Any]
     train: Callable[[int, int, int], "Batches"]
     evaluation: Callable[[str, int], "Batches"]
-    batches: Callable[[str, int], int]
+    counts: Mapping[str, int]
 
 
 class Batches:
@@ -130,15 +130,12 @@ def make(
         )
         return batched("train", order, (seed, epoch))
 
-    def batches(split: str, batch_size: int) -> int:
-        return -(-examples[split] // batch_size)
-
     def evaluation(split: str, batch_size: int) -> Batches:
-        places = np.full(batches(split, batch_size) * batch_size, -1)
+        places = np.full(-(-examples[split] // batch_size) * batch_size, -1)
         places[: examples[split]] = np.arange(examples[split])
         return batched(split, places.reshape(-1, batch_size), None)
 
-    return Stream(examples["train"], example, train, evaluation, batches)
+    return Stream(examples["train"], example, train, evaluation, examples)
 
 
 def of_photos(
