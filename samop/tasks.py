@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from samop.errors import UserError
+
 
 class Task(NamedTuple):
     """One name that `config.workload` takes.
@@ -19,7 +21,20 @@ class Task(NamedTuple):
     noise: bool = False
 
 
+def _molecules(config: Mapping[str, Any]) -> None:
+    row = config["task"]["row"]
+    if isinstance(row, bool) or not 0 <= row <= 32767:
+        raise UserError(f"task.row={row!r} is not allowed: it should be a whole number 0 to 32767")
+    for field, allowed in (("augment", "none"), ("normalize", "none")):
+        if config["data"][field] != allowed:
+            raise UserError(
+                f"data.{field}={config['data'][field]!r} is for images; with "
+                f"workload='molecules' use {allowed!r}"
+            )
+
+
 TASKS: dict[str, Task] = {
     "classification": Task({}, noise=True),
     "regression": Task({}, noise=True),
+    "molecules": Task({"row": 0}, _molecules),  # atoms a row; 0: as many as the largest has
 }

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from samop.models.gcn import GraphConvNet
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
 
@@ -40,6 +41,12 @@ MODELS: dict[str, Model] = {
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
+        norm_layers=True,
+    ),
+    "gcn": Model(
+        fields={"latent": 256, "dropout": 0.1},
+        build=lambda fields, outputs: GraphConvNet(fields["latent"], outputs, fields["dropout"]),
+        width=lambda fields: str(fields["latent"]),
         norm_layers=True,
     ),
 }
