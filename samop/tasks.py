@@ -23,7 +23,7 @@ class Task(NamedTuple):
 
 def _molecules(config: Mapping[str, Any]) -> None:
     row = config["task"]["row"]
-    if isinstance(row, bool) or not 0 <= row <= 32767:
+    if not 0 <= row <= 32767:
         raise UserError(f"task.row={row!r} is not allowed: it should be a whole number 0 to 32767")
     for field, allowed in (("augment", "none"), ("normalize", "none")):
         if config["data"][field] != allowed:
