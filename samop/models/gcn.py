@@ -71,8 +71,8 @@ class GraphConvNet(nn.Module):
     Each of the message-passing steps puts the atoms through an MLP (ReLU and dropout after every
     layer), convolves, adds what it came from and normalises. Bonds have no features here.
 
-    Parameters with 9 atom features and 128 tasks, latent sizes 128/256/512: 185,472 / 695,936 /
-    2,691,200.
+    Parameters with 9 atom features and 128 tasks, latent sizes 128/256/512: 184,192 / 695,936 /
+    2,702,464.
 
     Attributes:
       latent: features of an atom within the network.
