@@ -25,11 +25,11 @@ def _molecules(config: Mapping[str, Any]) -> None:
     row = config["task"]["row"]
     if not 0 <= row <= 32767:
         raise UserError(f"task.row={row!r} is not allowed: it should be a whole number 0 to 32767")
-    for field, allowed in (("augment", "none"), ("normalize", "none")):
-        if config["data"][field] != allowed:
+    for field, allowed in (("augment", ("none",)), ("normalize", ("none", "standardize"))):
+        if config["data"][field] not in allowed:
             raise UserError(
                 f"data.{field}={config['data'][field]!r} is for images; with "
-                f"workload='molecules' use {allowed!r}"
+                f"workload='molecules' use {' or '.join(map(repr, allowed))}"
             )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from samop import data
-from samop.data import Collection, Splits, molecule_rows
+from samop.data import Collection, Split, Splits, molecule_rows
 from samop.errors import UserError
 from samop.workloads import Metric, Workload, supervised
 
@@ -71,6 +71,24 @@ def score(outputs: np.ndarray, y: np.ndarray) -> dict[str, float]:
     return {METRIC: float(np.mean(found))}
 
 
+def normalization(split: Split, how: str) -> tuple[np.ndarray, np.ndarray]:
+    """(gain, offset), float32 [1, 1, 9] each: raw · gain + offset enters the network.
+
+    Args:
+      split: the training part, whose atoms are looked at.
+      how: "standardize" for mean 0 and deviation 1 of each property; "none".
+    """
+    atom = split.x["atom"]
+    gain, offset = np.ones(atom.shape[-1]), np.zeros(atom.shape[-1])
+    if how == "standardize":
+        atoms = split.x["atoms"].sum(axis=1, dtype=np.int64)
+        real = atom[np.arange(atom.shape[1])[None] < atoms[:, None]]
+        deviation = real.std(axis=0)
+        gain = 1 / np.where(deviation > 0, deviation, 1)
+        offset = -real.mean(axis=0) * gain
+    return tuple(a.astype(np.float32)[None, None] for a in (gain, offset))
+
+
 @functools.lru_cache(maxsize=4)
 def _load(
     name: str, directory: str, validation: int, train: int, test: int, row: int
@@ -80,9 +98,7 @@ def _load(
         raise UserError(f"data.name={name!r} holds no molecules: use another workload")
     arrays = {key: np.asarray(value) for key, value in dataset.arrays.items()}
     sizes = {"validation": validation, "train": train, "test": test}
-    parts = data.parts(
-        len(arrays["label"]), **sizes, test_share=TEST_SHARE, own=arrays.get("part")
-    )
+    parts = data.parts(len(arrays["label"]), **sizes, test_share=TEST_SHARE, own=arrays.get("part"))
     shape = molecule_rows.shape(arrays, row)
     return dataset, Splits(*(molecule_rows.split(arrays, index, shape) for index in parts))
 
@@ -110,10 +126,13 @@ def build(config: Mapping[str, Any]) -> Workload:
             f"{tasks} of {split.y.shape[-1]} tasks count"
         )
 
-    def batch(x, y, key, index):
-        return {"x": {**x, "atom": x["atom"].astype(jnp.result_type(float))}, "y": y}
-
     train = splits.train
+    gain, offset = normalization(train, fields["normalize"])
+
+    def batch(x, y, key, index):
+        atom = x["atom"].astype(jnp.result_type(float)) * gain + offset
+        return {"x": {**x, "atom": atom}, "y": y}
+
     example = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), train.x)
     example["atom"] = jax.ShapeDtypeStruct(example["atom"].shape, jnp.result_type(float))
     init, apply = supervised.network(config, example, train.y.shape[-1])
