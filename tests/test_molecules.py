@@ -1,6 +1,7 @@
 """Molecules: decoding, packing, the graph network, the workload; on planted and small real ones."""
 
 import importlib.util
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ LADDER = {128: 184_192, 256: 695_936, 512: 2_702_464}
 
 
 def planted(count=90, tasks=3, seed=0):
-    """Random connected graphs whose atoms have few properties; a label says what they consist of."""
+    """Random connected graphs; a label says what most of its atoms are."""
     rng = np.random.default_rng(seed)
     examples = []
     for _ in range(count):
@@ -478,7 +479,7 @@ def test_training_learns_and_sam_with_radius_zero_is_its_base(data):
     """With dropout: a second pass with other masks would have another gradient."""
     sam = [{"optimizer__name": "sam", "optimizer__rho": rho} for rho in (0.0, 0.1)]
     states, losses = [], []
-    for cells in ([{}], sam):
+    for cells in ([{"optimizer__name": "base"}], sam):
         ready = prepared(grid(small_point(), cells, (0,)))
         state, feed = loop.start(ready), loop.feed(ready)
         for number in range(3):
@@ -488,7 +489,7 @@ def test_training_learns_and_sam_with_radius_zero_is_its_base(data):
         kept = [loop.real(ready.group, np.asarray(x)) for x in jax.tree.leaves(state.params)]
         states.append(kept)
     for base, both in zip(*states):
-        np.testing.assert_array_equal(base[0], both[0])
+        np.testing.assert_allclose(base[0], both[0], atol=1e-5)
     assert any((both[0] != both[1]).any() for both in states[1])
     assert (losses[2] < losses[0]).all()
     assert (losses[5] < losses[3]).all()
