@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def planted(count=90, tasks=3, seed=0):
 
 
 @pytest.fixture
-def data(monkeypatch, tmp_path):
+def data(monkeypatch):
     """The planted molecules under a name of their own."""
 
     def load(name, directory):
@@ -493,3 +494,32 @@ def test_training_learns_and_sam_with_radius_zero_is_its_base(data):
     assert any((both[0] != both[1]).any() for both in states[1])
     assert (losses[2] < losses[0]).all()
     assert (losses[5] < losses[3]).all()
+
+
+@pytest.mark.slow
+@needs_rdkit
+def test_the_real_molecules_are_what_they_are_said_to_be():
+    from samop.data import load
+
+    found = load("moleculeace")
+    label = np.asarray(found.arrays["label"])
+    assert label.shape == (35_633, 30)
+    assert (label >= 0).sum() == found.about["rows"] == 48_714
+    odd = ("unparsed", "empty", "repeated", "contradictions", "spellings", "lonely_atoms")
+    assert [found.about[name] for name in odd] == [0] * 6
+    assert np.diff(found.arrays["atom_start"]).max() == 316
+
+
+@pytest.mark.parametrize("arg", ["", "data=moleculeace", "cpu", "smoke"])
+def test_the_config_is_valid(arg):
+    file = Path(__file__).parent.parent / "configs" / "molpcba_width.py"
+    spec = importlib.util.spec_from_file_location("molpcba_width", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(arg)
+    axes = module.sweep(config)
+    assert set(axes) == {"model.latent", "optimizer.name", "optimizer.rho", "seed"}
+    assert config.data.name in config.experiment or not arg
+    plain = config.to_dict()
+    plain.pop("sweep")
+    validation.validate({**plain, "sweep": {}})
