@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from samop.errors import UserError
+
 
 class Task(NamedTuple):
     """One name that `config.workload` takes.
@@ -19,7 +21,40 @@ class Task(NamedTuple):
     noise: bool = False
 
 
+def _tagging(config: Mapping[str, Any]) -> None:
+    task, model = config["task"], config["model"]
+    if model["name"] != "transformer":
+        raise UserError(f"model.name={model['name']!r} does not tag: use 'transformer'")
+    if model["size"] % model["heads"]:
+        raise UserError(
+            f"model.heads={model['heads']} should divide model.size={model['size']}: each head "
+            "attends with as many of its numbers"
+        )
+    for field in ("augment", "normalize"):
+        if config["data"][field] != "none":
+            raise UserError(
+                f"data.{field}={config['data'][field]!r} is for images; with "
+                "workload='tagging' use 'none'"
+            )
+    for field in ("min_frequency", "max_length"):
+        if task[field] < 1:
+            raise UserError(f"task.{field}={task[field]} should be a whole number ≥ 1")
+    if task["row"] < task["max_length"]:
+        raise UserError(
+            f"task.row={task['row']} should be at least task.max_length={task['max_length']}, "
+            "since no sentence is divided between rows"
+        )
+
+
 TASKS: dict[str, Task] = {
     "classification": Task({}, noise=True),
     "regression": Task({}, noise=True),
+    "tagging": Task(
+        {
+            "min_frequency": 2,  # in training; rarer words are one and the same unknown word
+            "max_length": 128,  # tokens; longer sentences are cut
+            "row": 128,  # tokens of one example, which holds several sentences
+        },
+        _tagging,
+    ),
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode
+from samop.data import decode, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -80,5 +80,28 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "universal_dependencies": Entry(
+        # Ancient Greek (Perseus), the treebank of Flax's nlp_seq example: of release 2.10, as TFDS
+        # has it, where the example's is 2.0. Tags: XPOS.
+        content="",
+        tfds=TfdsSource(
+            "universal_dependencies/grc_perseus",
+            "https://raw.githubusercontent.com/UniversalDependencies/UD_Ancient_Greek-Perseus/"
+            "r2.10/grc_perseus-ud-train.conllu",
+        ),
+        from_tfds=tagged.universal_dependencies,
+        splits=("train", "dev", "test"),
+        stand_in="brown",
+    ),
+    "brown": Entry(
+        content="",
+        package=PACKAGES["brown"],
+        decode=tagged.brown,
+    ),
+    "turkish_web": Entry(
+        content="",
+        package=PACKAGES["turkish_web"],
+        decode=tagged.conllu,
     ),
 }

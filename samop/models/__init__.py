@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
+from samop.models.transformer import Transformer
 
 
 class Model(NamedTuple):
@@ -40,6 +41,19 @@ MODELS: dict[str, Model] = {
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
+        norm_layers=True,
+    ),
+    "transformer": Model(
+        fields={"size": 128, "layers": 6, "heads": 8, "dropout": 0.1},
+        build=lambda fields, outputs, vocabulary: Transformer(
+            fields["size"],
+            fields["layers"],
+            fields["heads"],
+            fields["dropout"],
+            vocabulary,
+            outputs,
+        ),
+        width=lambda fields: str(fields["size"]),
         norm_layers=True,
     ),
 }

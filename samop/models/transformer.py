@@ -1,9 +1,13 @@
 """A Transformer encoder that gives every token its logits (arXiv 1706.03762, pre-norm)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+
+from samop.models.dropout import Dropout
 
 WAVELENGTH = 10_000.0  # the longest of the position signals, over 2π
 MLP = 4  # hidden units of a feed-forward block, in sizes
@@ -35,7 +39,7 @@ class Layer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """x [rows, length, size], mask [rows, 1, length, length] → [rows, length, size]."""
         rows, length, size = x.shape
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = functools.partial(Dropout(self.dropout), train=train)
         xavier = nn.initializers.xavier_uniform()
 
         y = nn.LayerNorm()(x)
@@ -85,7 +89,7 @@ class Transformer(nn.Module):
         """
         token, segment = x["token"], x["segment"]
         y = nn.Embed(self.vocabulary, self.size, name="embed")(token)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
+        y = Dropout(self.dropout)(y, train)
         table = jnp.asarray(positions(token.shape[1], self.size), y.dtype)
         y = y + table[x["position"]]
         mask = (segment[:, :, None] == segment[:, None, :])[:, None]
