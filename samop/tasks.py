@@ -39,6 +39,8 @@ def _tagging(config: Mapping[str, Any]) -> None:
     for field in ("min_frequency", "max_length"):
         if task[field] < 1:
             raise UserError(f"task.{field}={task[field]} should be a whole number ≥ 1")
+    if not 0 <= task["word_dropout"] < 1:
+        raise UserError(f"task.word_dropout={task['word_dropout']} should be a number in [0, 1)")
     if task["row"] < task["max_length"]:
         raise UserError(
             f"task.row={task['row']} should be at least task.max_length={task['max_length']}, "
@@ -51,7 +53,8 @@ TASKS: dict[str, Task] = {
     "regression": Task({}, noise=True),
     "tagging": Task(
         {
-            "min_frequency": 2,  # in training; rarer words are one and the same unknown word
+            "min_frequency": 1,  # in training; rarer words are one and the same unknown word
+            "word_dropout": 0.05,  # share of training's words that are made unknown, anew each time
             "max_length": 128,  # tokens; longer sentences are cut
             "row": 128,  # tokens of one example, which holds several sentences
         },

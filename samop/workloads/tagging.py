@@ -37,6 +37,16 @@ def examples(logits: jax.Array, batch: dict[str, Any]) -> dict[str, jax.Array]:
     return {"loss": jnp.sum(share * loss, axis=1), "accuracy": jnp.sum(share * right, axis=1)}
 
 
+def forgotten(token: jax.Array, rate: float, key: jax.Array, index: jax.Array) -> jax.Array:
+    """Tokens [rows, length] of which a share `rate`, other ones for each row, is UNKNOWN.
+
+    Otherwise words that training lacks would meet an embedding that was never trained.
+    """
+    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(index)
+    lost = jax.vmap(lambda key: jax.random.bernoulli(key, rate, token.shape[1:]))(keys)
+    return jnp.where(lost & (token != PADDING), UNKNOWN, token)
+
+
 def vocabulary(word: np.ndarray, words: int, least: int) -> tuple[np.ndarray, int]:
     """Tokens of words, the most frequent first.
 
@@ -118,12 +128,18 @@ def build(config: Mapping[str, Any]) -> Workload:
         name: jax.ShapeDtypeStruct((1, task["row"]), jnp.int32) for name in sorted(parts.train.x)
     }
     init, apply = supervised.network(config, example, kinds, vocabulary=size)
+
+    def batch(x, y, key, index):
+        if key is not None and task["word_dropout"]:
+            x = {**x, "token": forgotten(x["token"], task["word_dropout"], key, index)}
+        return {"x": x, "y": y}
+
     return Workload(
         metric=Metric("accuracy", True, 100.0, "points"),
         splits=parts,
         num_classes=0,
         init=init,
-        batch=lambda x, y, key, index: {"x": x, "y": y},
+        batch=batch,
         apply=apply,
         examples=examples,
         source=source,
