@@ -1,6 +1,7 @@
 """Tagged sentences: files → arrays, baselines without context, and rows of one length."""
 
 import hashlib
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -31,7 +32,7 @@ def sentences(arrays, about):
     words, tags = strings.unpack(arrays["words"]), about["tags"]
     pairs = [(words[w], tags[t]) for w, t in zip(arrays["word"], arrays["tag"], strict=True)]
     start = arrays["start"]
-    return [pairs[a:b] for a, b in zip(start[:-1], start[1:], strict=True)]
+    return [pairs[a:b] for a, b in itertools.pairwise(start)]
 
 
 def test_brown():

@@ -82,7 +82,7 @@ def pack(start: np.ndarray, chosen: np.ndarray, longest: int, row: int) -> Packe
     flat = np.repeat(where * row + at, length) + within
 
     def spread(values: np.ndarray, empty: int, dtype: type) -> np.ndarray:
-        out = np.full(shape, empty, dtype)
+        out: np.ndarray = np.full(shape, empty, dtype)
         out.reshape(-1)[flat] = values
         return out
 

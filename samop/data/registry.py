@@ -95,12 +95,12 @@ ENTRIES: dict[str, Entry] = {
         stand_in="brown",
     ),
     "brown": Entry(
-        content="",
+        content="7da6008e2b32d0fe685f1220ebcad3a5ea1bf8b32e1aea93349735b20bda2ba5",
         package=PACKAGES["brown"],
         decode=tagged.brown,
     ),
     "turkish_web": Entry(
-        content="",
+        content="7a536783221741a1aa68c34be6c7fbe268fa9998179761b707616de4e999f74d",
         package=PACKAGES["turkish_web"],
         decode=tagged.conllu,
     ),

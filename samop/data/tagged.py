@@ -24,9 +24,10 @@ COLUMNS = {"upos": 3, "xpos": 4}  # of CoNLL-U: universal tags, and those of the
 UNTAGGED = ("_", "None")  # how CoNLL-U, and TFDS's reading of it, say that there is no value
 PARTS = {"train": 0, "dev": 1, "test": 2}  # TFDS's splits of Universal Dependencies
 # TFDS's numbers for universal tags, by its `conllu_dataset_builder_utils`.
-UPOS = tuple(
-    "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X _".split()
-)
+UPOS = (
+    "ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN",
+    "PUNCT", "SCONJ", "SYM", "VERB", "X", "_",
+)  # fmt: skip
 
 
 def brown(files: Mapping[str, bytes]) -> Decoded:
@@ -39,7 +40,7 @@ def brown(files: Mapping[str, bytes]) -> Decoded:
       UserError: a file without any tagged word; names it.
     """
     odd: Counter[str] = Counter(untagged_words=0)
-    sentences = []
+    sentences: list[Sentence] = []
     for name in sorted(files):
         before = len(sentences)
         for line in files[name].decode("latin-1").split("\n"):
@@ -161,7 +162,7 @@ def _collected(sentences: list[Sentence], parts: list[int] | None, odd: Counter[
     total = int(lengths.sum())
     word = (words.setdefault(word, len(words)) for found, _ in sentences for word in found)
     tag = (numbers[tag] for _, found in sentences for tag in found)
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "word": np.fromiter(word, np.int32, total),
         "tag": np.fromiter(tag, np.int16, total),
         "start": np.concatenate([[0], np.cumsum(lengths)]),

@@ -95,6 +95,6 @@ class Transformer(nn.Module):
         mask = (segment[:, :, None] == segment[:, None, :])[:, None]
         for number in range(self.layers):
             y = Layer(self.heads, self.dropout, name=f"layer_{number}")(y, mask, train)
-        return nn.Dense(
-            self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="tags"
-        )(nn.LayerNorm(name="last")(y))
+        return nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="tags")(
+            nn.LayerNorm(name="last")(y)
+        )
