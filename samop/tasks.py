@@ -33,8 +33,44 @@ def _molecules(config: Mapping[str, Any]) -> None:
             )
 
 
+def _tagging(config: Mapping[str, Any]) -> None:
+    task, model = config["task"], config["model"]
+    if model["name"] != "transformer":
+        raise UserError(f"model.name={model['name']!r} does not tag: use 'transformer'")
+    if model["size"] % model["heads"]:
+        raise UserError(
+            f"model.heads={model['heads']} should divide model.size={model['size']}: each head "
+            "attends with as many of its numbers"
+        )
+    for field in ("augment", "normalize"):
+        if config["data"][field] != "none":
+            raise UserError(
+                f"data.{field}={config['data'][field]!r} is for images; with "
+                "workload='tagging' use 'none'"
+            )
+    for field in ("min_frequency", "max_length"):
+        if task[field] < 1:
+            raise UserError(f"task.{field}={task[field]} should be a whole number ≥ 1")
+    if not 0 <= task["word_dropout"] < 1:
+        raise UserError(f"task.word_dropout={task['word_dropout']} should be a number in [0, 1)")
+    if task["row"] < task["max_length"]:
+        raise UserError(
+            f"task.row={task['row']} should be at least task.max_length={task['max_length']}, "
+            "since no sentence is divided between rows"
+        )
+
+
 TASKS: dict[str, Task] = {
     "classification": Task({}, noise=True),
     "regression": Task({}, noise=True),
     "molecules": Task({"row": 0}, _molecules),  # atoms a row; 0: as many as the largest has
+    "tagging": Task(
+        {
+            "min_frequency": 1,  # in training; rarer words are one and the same unknown word
+            "word_dropout": 0.05,  # share of training's words that are made unknown, anew each time
+            "max_length": 128,  # tokens; longer sentences are cut
+            "row": 128,  # tokens of one example, which holds several sentences
+        },
+        _tagging,
+    ),
 }

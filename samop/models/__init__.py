@@ -8,6 +8,7 @@ from flax import linen as nn
 from samop.models.gcn import GraphConvNet
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
+from samop.models.transformer import Transformer
 
 
 class Model(NamedTuple):
@@ -47,6 +48,19 @@ MODELS: dict[str, Model] = {
         fields={"latent": 256, "dropout": 0.1},
         build=lambda fields, outputs: GraphConvNet(fields["latent"], outputs, fields["dropout"]),
         width=lambda fields: str(fields["latent"]),
+        norm_layers=True,
+    ),
+    "transformer": Model(
+        fields={"size": 128, "layers": 6, "heads": 8, "dropout": 0.1},
+        build=lambda fields, outputs, vocabulary: Transformer(
+            fields["size"],
+            fields["layers"],
+            fields["heads"],
+            fields["dropout"],
+            vocabulary,
+            outputs,
+        ),
+        width=lambda fields: str(fields["size"]),
         norm_layers=True,
     ),
 }
