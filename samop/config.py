@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from samop import variants
 from samop.errors import UserError, nearest
+from samop.tasks import TASKS
 
 # Fields that vary inside one compiled program; everything else is static (shapes or structure).
 TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
@@ -17,18 +18,19 @@ TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label
 NOT_IDENTITY = ("run", "sweep", "profile")
 
 
-def defaults(model: str = "mlp") -> ConfigDict:
+def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict:
     """All fields, with the defaults that the config files start from.
 
     Args:
       model: name of the network, which decides the fields of `config.model`.
+      workload: what is learned, which decides the fields of `config.task`.
     """
     from samop.models import MODELS
 
     return ConfigDict(
         {
             "experiment": "unnamed",
-            "workload": "classification",
+            "workload": workload,
             "seed": 0,
             "profile": "",  # a folder: a profiler's trace of one epoch of each group goes there
             "data": {
@@ -46,13 +48,18 @@ def defaults(model: str = "mlp") -> ConfigDict:
                 "augment": "none",
             },
             "model": {"name": model, **MODELS[model].fields},
+            "task": dict(TASKS[workload].fields),
             "optimizer": {
                 "name": "sam",  # base: no perturbation
                 "base": "sgd",
                 "lr": 0.1,
-                "momentum": 0.9,
+                "momentum": 0.9,  # of sgd
+                "b1": 0.9,  # b1, b2 and eps of adam and adamw
+                "b2": 0.999,
+                "eps": 1e-8,
+                "clip": 0.0,  # largest global norm of the (SAM) gradient; 0: none
                 "weight_decay": 1e-4,  # sgd, adam: λw joins the (SAM) gradient; adamw: decoupled
-                "schedule": "step",
+                "schedule": "step",  # constant, step, cosine, linear (both to 0), rsqrt
                 "milestones": (0.5, 0.75),  # shares of training
                 "factor": 0.1,
                 "warmup": 0.0,  # share of training with linearly growing rate
@@ -199,8 +206,15 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     if not plain["curvature"]["every"]:
         plain.pop("curvature")
     plain["data"].pop("dir")
-    if plain["optimizer"]["base"] != "sgd":
-        plain["optimizer"]["momentum"] = 0.0  # theirs is fixed
+    if not plain["task"]:
+        plain.pop("task")
+    if plain["optimizer"]["base"] == "sgd":
+        for name in ("b1", "b2", "eps"):
+            plain["optimizer"].pop(name)
+    else:
+        plain["optimizer"]["momentum"] = 0.0  # theirs is b1
+    if not plain["optimizer"]["clip"]:
+        plain["optimizer"].pop("clip")
     # Of the perturbation only what the variant reads: what it does not makes no other run.
     plain["optimizer"].update(variants.resolved(plain["optimizer"]))
     if variants.cost(config["optimizer"]) == 1:
@@ -271,7 +285,10 @@ def from_json(plain: Mapping[str, Any]) -> ConfigDict:
     model = section.get("name") if isinstance(section, Mapping) else None
     if not isinstance(model, str) or model not in MODELS:
         raise UserError(f"model.name={model!r} is unknown; allowed: {', '.join(MODELS)}")
-    config = defaults(model)
+    workload = plain.get("workload", "classification")
+    if workload not in TASKS:
+        raise UserError(f"workload={workload!r} is unknown; allowed: {', '.join(TASKS)}")
+    config = defaults(model, workload)
     allowed = flatten(config)
     for field, value in flatten(plain).items():
         if field not in allowed:

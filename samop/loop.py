@@ -20,6 +20,7 @@ from samop import (
     metrics,
     profiling,
     records,
+    scores,
     speed,
     transforms,
     watch,
@@ -119,6 +120,8 @@ def _pad(values: Sequence[Any], extent: int) -> list[Any]:
 
 
 def _device_data(point: Mapping[str, Any], workload: Workload, program: Program) -> PyTree:
+    if workload.splits is None:
+        return {}
     with _loading:
         return _place_data(workload.splits, point["train"]["eval_batch_size"], program.mesh)
 
@@ -127,7 +130,7 @@ def _device_data(point: Mapping[str, Any], workload: Workload, program: Program)
 def _place_data(splits, eval_batch_size, mesh) -> PyTree:
     """Data on the devices, once for all groups that use them; raw bytes, whole on each."""
     host = {
-        "train": {"x": np.asarray(splits.train.x)},
+        "train": {"x": jax.tree.map(np.asarray, splits.train.x)},
         "validation": padded(splits.validation, eval_batch_size),
         "test": padded(splits.test, eval_batch_size),
     }
@@ -139,9 +142,9 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
     """A split in equal batches of at most `most`, the last filled up with zeros of weight 0.
 
     Returns:
-      "x" [batches, size, ...], "y" and "weight" [batches, size].
+      "x" and "y" [batches, size, ...], "weight" [batches, size].
     """
-    n = len(split.x)
+    n = len(split.y)
     batches = -(-n // most)
     size = -(-n // batches)
 
@@ -151,7 +154,7 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
         return out.reshape(batches, size, *a.shape[1:])
 
     weight = np.ones(n, np.float32)
-    return {"x": fill(split.x), "y": fill(split.y), "weight": fill(weight)}
+    return {"x": jax.tree.map(fill, split.x), "y": fill(split.y), "weight": fill(weight)}
 
 
 def start(ready: Ready) -> PyTree:
@@ -283,7 +286,8 @@ def train(
 
     def read(number: int, values: PyTree) -> None:
         nonlocal warned
-        values = {name: real(group, value) for name, value in jax.device_get(values).items()}
+        values = jax.tree.map(functools.partial(real, group), jax.device_get(values))
+        values = scores.scored(ready.workload, values)
         if not ready.run.due(number):
             values = {k: v for k, v in values.items() if not k.startswith(DIAGNOSIS)}
         elif not warned and (number + 1 < ready.epochs or ready.epochs == 1):

@@ -31,6 +31,7 @@ from samop.workloads import Workload
 PyTree = Any
 Row = dict[str, Any]
 _ORDER_SEED = 20212  # a constant: which training examples are looked at never varies
+SHARE = "share"  # in a batch: each example's weight over the mean weight
 CHUNK = 500  # examples that a product has in memory
 
 
@@ -50,7 +51,10 @@ def losses(workload: Workload) -> Losses:
         return workload.apply(variables["params"], variables["state"], batch, None, False)[0]
 
     def criterion(outputs, batch):
-        return jnp.mean(workload.examples(outputs, batch)["loss"])
+        # A weighted mean over all is a plain one of losses that carry their share: so it stays a
+        # mean however the examples are divided, and single examples have Hessians that add up.
+        loss = workload.examples(outputs, batch)["loss"]
+        return jnp.mean(loss if workload.weight is None else batch[SHARE] * loss)
 
     return Losses(
         lambda variables, batch: criterion(model(variables, batch), batch), model, criterion
@@ -59,7 +63,12 @@ def losses(workload: Workload) -> Losses:
 
 def check(config: Mapping[str, Any], workload: Workload, parameters: int) -> None:
     """Raises UserError where the run cannot be measured as its config asks."""
-    fields, n = config["curvature"], len(workload.splits.train.x)
+    if workload.splits is None:
+        raise UserError(
+            f"curvature.every={config['curvature']['every']!r}: data.name="
+            f"{config['data']['name']!r} has no fixed examples in memory to measure on: use ''"
+        )
+    fields, n = config["curvature"], workload.count
     if fields["examples"] > n:
         raise UserError(
             f"curvature.examples={fields['examples']} is more than the {n} training examples"
@@ -74,11 +83,19 @@ def check(config: Mapping[str, Any], workload: Workload, parameters: int) -> Non
 
 def batch_of(config: Mapping[str, Any], workload: Workload, labels: Any) -> PyTree:
     """The examples to measure on, as one batch, with these training labels [n]."""
-    n = len(workload.splits.train.x)
+    assert workload.splits is not None
+    n = workload.count
     some = config["curvature"]["examples"] or n
     index = np.sort(splits.permutation(n, _ORDER_SEED)[:some])
-    x = np.asarray(workload.splits.train.x)[index]
-    return workload.batch(jnp.asarray(x), jnp.asarray(np.asarray(labels)[index]), None, None)
+    taken = [
+        jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[index]), part)
+        for part in (workload.splits.train.x, labels)
+    ]
+    batch = workload.batch(*taken, None, None)
+    if workload.weight is None:
+        return batch
+    weight = workload.weight(batch)
+    return {**batch, SHARE: weight / jnp.mean(weight)}
 
 
 def measure(
@@ -297,7 +314,7 @@ def stability(
     if size == 1:
         options |= {"eta": eta, "rho": rho}
     found = hessian.hessian_moments(*args, **options)
-    share = theory.of_batches(len(workload.splits.train.x), size)
+    share = theory.of_batches(workload.count, size)
     h_rho_m2 = found.h_rho_m2 or _shifted(subject, fields, key, rho, share)
     scale = dict.fromkeys(orders, share ** (1 / 2) if size > 1 else 1.0)
     eigenvalues = {"a": found.a, "h_rho_m2": h_rho_m2, "contraction": found.contraction}

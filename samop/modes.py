@@ -20,7 +20,7 @@ from absl import logging
 from samop import config as configs
 from samop import environment, flops, groups, loop, memory, remembered, variants
 from samop.models import MODELS
-from samop.workloads import build, flops_of_example, parameters
+from samop.workloads import Workload, build, flops_of_example, parameters
 
 Point = Mapping[str, Any]
 VMAP, LOOP = "vmap", "loop"
@@ -86,7 +86,14 @@ def _known(key: str) -> tuple[int, dict[str, float]]:
 
 def most_runs(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> int:
     """How many runs like `point` may train as one program."""
+    if one_at_a_time(build(point)):
+        return 1
     return _most(choose(point, run, used).mode, run, len(used))
+
+
+def one_at_a_time(workload: Workload) -> bool:
+    """Whether its runs share no program: each has a stream, or an emulator, of its own."""
+    return workload.stream is not None or getattr(workload.world, "single", False)
 
 
 def _most(mode: str, run: Mapping[str, Any], devices: int) -> int:
@@ -128,6 +135,8 @@ def untimed(
         shapes.setdefault(_key(point, run, used), []).append(point)
     found = {}
     for key, same in shapes.items():
+        if one_at_a_time(build(same[0])):
+            continue
         # The dearest optimiser stands for all: that is where the time goes.
         static = configs.static(max(same, key=lambda p: variants.cost(p["optimizer"])))
         alike = [point for point in same if configs.static(point) == static]
@@ -208,7 +217,7 @@ def _work(point: Point) -> float:
         of_example = flops_of_example(workload)
     except ValueError:
         return 0.0
-    examples = len(workload.splits.train.x) * configs.epochs(point)
+    examples = workload.count * configs.epochs(point)
     return flops.OF_A_GRADIENT * of_example * examples * variants.cost(point["optimizer"])
 
 

@@ -32,6 +32,10 @@ def unit_schedule(fields: Mapping[str, Any], steps: int) -> Callable[[Scalar], j
         elif fields["schedule"] == "cosine":
             done = jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
             value = 0.5 * (1 + jnp.cos(jnp.pi * done))
+        elif fields["schedule"] == "linear":
+            value = 1.0 - jnp.clip((step - warmup) / max(steps - warmup, 1), 0.0, 1.0)
+        elif fields["schedule"] == "rsqrt":
+            value = jnp.sqrt(warmup / jnp.maximum(step + 1, warmup))
         if warmup:
             value = value * jnp.minimum((step + 1) / warmup, 1.0)
         return value
@@ -53,12 +57,17 @@ def base_optimizer(
     decay = optax.add_decayed_weights(weight_decay)
     rate = unit_schedule(fields, steps)
     descend = optax.scale_by_schedule(lambda count: -(lr * rate(count)))
+
+    def adam():
+        return optax.scale_by_adam(b1=fields["b1"], b2=fields["b2"], eps=fields["eps"])
+
     chains = {
         "sgd": lambda: (decay, optax.trace(fields["momentum"]), descend),
-        "adam": lambda: (decay, optax.scale_by_adam(), descend),
-        "adamw": lambda: (optax.scale_by_adam(), decay, descend),
+        "adam": lambda: (decay, adam(), descend),
+        "adamw": lambda: (adam(), decay, descend),
     }
-    return optax.chain(*chains[fields["base"]]())
+    clip = (optax.clip_by_global_norm(fields["clip"]),) if fields["clip"] else ()
+    return optax.chain(*clip, *chains[fields["base"]]())
 
 
 class Optimizer(NamedTuple):

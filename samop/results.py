@@ -245,6 +245,9 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _values(path: Path, rows: list[dict[str, Any]], metric: Metric) -> dict[str, Any]:
     names = [f"{split}_{kind}" for split in SPLITS for kind in dict.fromkeys((metric.name, "loss"))]
+    # A metric of whole splits is not taken of the training part.
+    if f"train_{metric.name}" not in rows[-1]:
+        names.remove(f"train_{metric.name}")
     lacking = [name for name in ("epoch", "grad_evals", *names) if name not in rows[-1]]
     if lacking:
         raise UserError(f"{path}: the last row lacks {', '.join(lacking)}")

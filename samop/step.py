@@ -121,8 +121,7 @@ def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: An
         outputs, new_state = workload.apply(
             precision.cast(params, dtype), model_state, batch, key, True
         )
-        values = workload.examples(trees.wide(outputs), data["batch"])
-        means = {name: jnp.mean(value) for name, value in values.items()}
+        means = workload.means(trees.wide(outputs), data["batch"])
         scaled = means["loss"] if scale is None else scale * means["loss"]
         return scaled, (means, trees.like(new_state, model_state))
 
@@ -131,7 +130,7 @@ def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: An
 
 def group_keys(batch: Batch, key: jax.Array, m: int) -> jax.Array:
     """A key an example, [n]: that of its ascent group, so that groups drop out differently."""
-    number = jnp.arange(len(batch["x"])) // m
+    number = jnp.arange(len(jax.tree.leaves(batch)[0])) // m
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, number)
 
 

@@ -12,9 +12,11 @@ from samop import optim, precision, transforms, trees
 from samop.config import TRACED, epochs
 from samop.data import sampling
 from samop.step import TrainState, measure, passes_of, train_step
+from samop.tasks import TASKS
 from samop.workloads import Workload
 
 PyTree = Any
+OUTPUTS = "outputs"  # of a split, for metrics of the whole; no row of a record has them
 _noisy_labels = jax.jit(sampling.noisy_labels, static_argnums=1)
 _noisy_targets = jax.jit(sampling.noisy_targets)
 Traced = Mapping[str, jax.Array | float]
@@ -47,24 +49,34 @@ class Run(NamedTuple):
 
 def evaluate(
     params: PyTree, model_state: PyTree, split: Data, workload: Workload
-) -> dict[str, jax.Array]:
-    """Mean metrics over a split; every example counts exactly once.
+) -> tuple[dict[str, jax.Array], PyTree]:
+    """Mean metrics over a split, every example counted exactly once, and the outputs.
 
     Args:
       params, model_state: the network.
-      split: "x" [batches, size, ...], "y" and "weight" [batches, size]; padding has weight 0.
+      split: "x" and "y" [batches, size, ...], "weight" [batches, size]; padding has weight 0.
       workload: see `samop.workloads`.
+
+    Returns:
+      Means by the workload's weights; outputs [batches, size, ...] where its `score` wants them,
+      otherwise ().
     """
 
     def sums(part):
         batch = workload.batch(part["x"], part["y"], None, None)
         outputs, _ = workload.apply(params, model_state, batch, None, False)
-        values = workload.examples(outputs, batch)
+        real = part["weight"] > 0
+        weight = jnp.where(real, 1.0 if workload.weight is None else workload.weight(batch), 0)
         # where, not a product: a NaN of a padded row must not reach the sum.
-        return {k: jnp.sum(jnp.where(part["weight"] > 0, v, 0)) for k, v in values.items()}
+        values = {
+            name: jnp.sum(weight * jnp.where(real, value, 0))
+            for name, value in workload.examples(outputs, batch).items()
+        }
+        return values, jnp.sum(weight), () if workload.score is None else outputs
 
-    count = jnp.sum(split["weight"])
-    return {name: jnp.sum(s) / count for name, s in jax.lax.map(sums, split).items()}
+    values, counts, outputs = jax.lax.map(sums, split)
+    count = jnp.sum(counts)
+    return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
 
 
 def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
@@ -75,8 +87,9 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         of a group share these functions.
       workload: what `samop.workloads.build(config)` returned.
     """
+    assert workload.splits is not None
     fields, batch_size = config["data"], config["train"]["batch_size"]
-    examples = len(workload.splits.train.x)
+    examples = workload.count
     steps_per_epoch = examples // batch_size
     total_steps = steps_per_epoch * epochs(config)
     every = config["train"]["diagnostics_every"]
@@ -99,7 +112,10 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         return jax.lax.cond(due(number), measured, nothing)
 
     def labels(seed, rate):
+        assert workload.splits is not None
         y = jnp.asarray(workload.splits.train.y)
+        if not TASKS[config["workload"]].noise:
+            return y
         noise_seed = own_seed("noise_seed", seed)
         if not workload.num_classes:
             return _noisy_targets(y, rate, noise_seed)
@@ -121,7 +137,8 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
 
         def inputs(state, index):
-            batch = workload.batch(data["train"]["x"][index], labels[index], augment, index)
+            x = jax.tree.map(lambda a: a[index], data["train"]["x"])
+            batch = workload.batch(x, labels[index], augment, index)
             return batch, jax.random.fold_in(dropout, state.step)
 
         def body(state, index):
@@ -142,8 +159,10 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         metrics = {f"train_{name}": jnp.mean(value) for name, value in seen.items()}
         params = transforms.eval_params(state.opt_state, state.params)
         for split in ("validation", "test"):
-            means = evaluate(params, state.model_state, data[split], workload)
+            means, outputs = evaluate(params, state.model_state, data[split], workload)
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
+            if workload.score is not None:
+                metrics[f"{split}_{OUTPUTS}"] = outputs
         metrics["grad_evals"] = transforms.grad_evals(state.opt_state, state.step)
         if config["precision"]["loss_scale"]:
             metrics["loss_scale"] = state.opt_state.scale

@@ -7,10 +7,10 @@ from typing import Any
 from samop import cadence, variants
 from samop.config import get
 from samop.errors import UserError, nearest
+from samop.tasks import TASKS
 
 BASES = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
-WORKLOADS = ("classification", "regression")
+SCHEDULES = ("constant", "step", "cosine", "linear", "rsqrt")
 AUGMENT = ("none", "crop_flip")
 NORMALIZE = ("unit", "standardize", "none")
 MODES = ("auto", "vmap", "loop")
@@ -33,7 +33,7 @@ RANGES = {
 
 def validate(config: Mapping[str, Any]) -> None:
     """Checks every value that can be checked without data. Raises UserError, one line."""
-    _one_of(config, "workload", WORKLOADS)
+    _one_of(config, "workload", TASKS)
     _one_of(config, "run.mode", MODES)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
     if not isinstance(config["profile"], str):
@@ -51,6 +51,26 @@ def validate(config: Mapping[str, Any]) -> None:
     _perturbation(config)
     _precision(config)
     _curvature(config)
+    _task(config)
+
+
+def _task(config) -> None:
+    task, given = TASKS[config["workload"]], config["task"]
+    if set(given) != set(task.fields):
+        raise UserError(
+            f"workload={config['workload']!r} needs {', '.join(task.fields) or 'no fields'} in its "
+            "section task: start from configs.defaults(model, workload)"
+        )
+    for field, default in task.fields.items():
+        if type(given[field]) is not type(default):
+            kind = type(default).__name__
+            raise UserError(f"task.{field}={given[field]!r} should be of type {kind}")
+    if not task.noise and config["data"]["label_noise"]:
+        raise UserError(
+            f"data.label_noise={config['data']['label_noise']} is not defined for "
+            f"workload={config['workload']!r}: use 0"
+        )
+    task.check(config)
 
 
 def _data(config) -> None:
@@ -80,6 +100,9 @@ def _model(config) -> None:
             raise UserError(f"model.{field}={sizes!r} should be of type {type(default).__name__}")
         if sizes in ((), []):
             raise UserError(f"model.{field}={sizes!r} should hold at least one size")
+        if isinstance(default, float):
+            _number(config, f"model.{field}", 0, 1, open_end=True)
+            continue
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
@@ -88,10 +111,13 @@ def _model(config) -> None:
 def _base(config) -> None:
     _one_of(config, "optimizer.base", BASES)
     _one_of(config, "optimizer.schedule", SCHEDULES)
-    for field in ("optimizer.lr", "optimizer.weight_decay", "optimizer.factor"):
-        _number(config, field, 0, math.inf)
-    _number(config, "optimizer.momentum", 0, 1, open_end=True)
-    _number(config, "optimizer.warmup", 0, 1, open_end=True)
+    for field in ("lr", "weight_decay", "factor", "clip"):
+        _number(config, f"optimizer.{field}", 0, math.inf)
+    for field in ("momentum", "b1", "b2", "warmup"):
+        _number(config, f"optimizer.{field}", 0, 1, open_end=True)
+    _number(config, "optimizer.eps", 1e-30, math.inf)
+    if config["optimizer"]["schedule"] == "rsqrt" and not config["optimizer"]["warmup"]:
+        raise UserError("optimizer.schedule='rsqrt' begins at its warm-up: set optimizer.warmup")
     for share in config["optimizer"]["milestones"]:
         if not isinstance(share, (int, float)) or not 0 < share < 1:
             raise UserError(

@@ -92,12 +92,12 @@ def value_text(value: object) -> str:
 
 def metric_label(metric: Metric) -> str:
     """test accuracy (%) or test loss."""
-    return f"test {metric.name}" + (" (%)" if metric.scale == 100 else "")
+    return f"test {metric.name.replace('_', ' ')}" + (" (%)" if metric.scale == 100 else "")
 
 
 def unit_label(metric: Metric) -> str:
     """What a gain is counted in: points, or the metric itself."""
-    return metric.unit or metric.name
+    return metric.unit or metric.name.replace("_", " ")
 
 
 def condition_label(key: Mapping[str, object], runs: pd.DataFrame) -> str:

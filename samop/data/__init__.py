@@ -4,9 +4,9 @@
 samop.data prepare NAME …` fetches ahead of time.
 """
 
-from samop.data.dataset import Dataset
+from samop.data.dataset import Collection, Dataset
 from samop.data.sources import load
-from samop.data.splits import Split, Splits, split
+from samop.data.splits import Split, Splits, parts, split
 from samop.data.teacher import synthetic
 
-__all__ = ["Dataset", "Split", "Splits", "load", "split", "synthetic"]
+__all__ = ["Collection", "Dataset", "Split", "Splits", "load", "parts", "split", "synthetic"]

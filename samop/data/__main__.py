@@ -7,7 +7,10 @@ python -m samop.data prepare mnist cifar10 [--data_dir=DIR]
 import argparse
 import sys
 
+import numpy as np
+
 from samop.data import cache, tfds
+from samop.data.dataset import Collection, Dataset
 from samop.data.registry import ENTRIES
 from samop.data.sources import LOCAL, allowed_sources, check_name, load, names
 from samop.errors import UserError
@@ -22,16 +25,16 @@ def _list(data_dir: str | None) -> None:
         elif (folder / name / cache.META).is_file():
             where = "cached"
         else:
-            entry = ENTRIES[name]
-            ready = tfds.prepared(entry.tfds)
-            ways = {
-                "tfds": f"TFDS at {ready}" if ready else "",
-                "download": f"TFDS {entry.tfds.name} (needs TensorFlow)",
-                "package": f"{entry.package.origin} ({entry.package.megabytes:g} MB)",
-            }
+            entry, ways = ENTRIES[name], {}
+            if entry.tfds is not None:
+                ready = tfds.prepared(entry.tfds)
+                ways["tfds"] = f"TFDS at {ready}" if ready else ""
+                ways["download"] = f"TFDS {entry.tfds.name} (needs TensorFlow)"
+            if entry.package is not None:
+                ways["package"] = f"{entry.package.origin} ({entry.package.megabytes:g} MB)"
             found = [way for source, way in ways.items() if way and source in allowed]
             where = f"not cached; from {', else '.join(found) or 'nowhere'}"
-        print(f"{name:14} {where}")
+        print(f"{name:22} {where}")
 
 
 def _prepare(wanted: list[str], data_dir: str | None) -> None:
@@ -42,10 +45,21 @@ def _prepare(wanted: list[str], data_dir: str | None) -> None:
     for name in wanted:
         data = load(name, data_dir)
         print(
-            f"{name}: {len(data.train_y)} train, {len(data.test_y)} test, "
-            f"{' × '.join(map(str, data.train_x.shape[1:]))} {data.train_x.dtype}, "
-            f"from {data.source['origin']}, sha256 {data.source['sha256'][:16]}"
+            f"{name}: {_content(data)}, from {data.source['origin']}, "
+            f"sha256 {data.source['sha256'][:16]}"
         )
+
+
+def _content(data: Dataset | Collection) -> str:
+    """What a data set holds, in words."""
+    if isinstance(data, Collection):
+        return ", ".join(f"{key} {_shape(array)}" for key, array in data.arrays.items())
+    images = f"{_shape(data.train_x[0])} {data.train_x.dtype}"
+    return f"{len(data.train_y)} train, {len(data.test_y)} test, {images}"
+
+
+def _shape(array: np.ndarray) -> str:
+    return " × ".join(map(str, array.shape))
 
 
 def main(argv: list[str] | None = None) -> int:

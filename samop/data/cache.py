@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data.dataset import FIELDS, Dataset, array_hash, content_hash
+from samop.data.dataset import Collection, Dataset, array_hash, content_hash
 from samop.errors import UserError
 
 FORMAT = 1
@@ -97,7 +97,7 @@ def _read_array(path: Path, entry: dict[str, Any]) -> np.ndarray:
     return array
 
 
-def read(folder: Path, name: str) -> Dataset | None:
+def read(folder: Path, name: str) -> Dataset | Collection | None:
     """The data set `name` under the cache's `folder`, memory-mapped; None where it has none.
 
     Raises:
@@ -109,27 +109,30 @@ def read(folder: Path, name: str) -> Dataset | None:
     if not (place / META).is_file():
         raise _damaged(place / META, "is missing")
     meta = _read_meta(place / META)
-    arrays = {f: _read_array(place / f"{f}.npy", meta["arrays"][f]) for f in FIELDS}
-    digest = content_hash({f: (meta["arrays"][f]["sha256"], a) for f, a in arrays.items()})
+    arrays = {f: _read_array(place / f"{f}.npy", entry) for f, entry in meta["arrays"].items()}
+    digest = content_hash(arrays, {f: entry["sha256"] for f, entry in meta["arrays"].items()})
     source = meta["source"]
     if source["sha256"] != digest:
         raise _damaged(place / META, f"source.sha256: expected {digest}, got {source['sha256']}")
+    source = {**source, "kind": "cache", "via_cache_of": source["kind"]}
+    if "about" in meta:
+        return Collection(meta["name"], arrays, source, meta["about"])
     return Dataset(
         name=meta["name"],
         **arrays,
         num_classes=meta["num_classes"],
-        source={**source, "kind": "cache", "via_cache_of": source["kind"]},
+        source=source,
         scale=meta["scale"],
         mean=tuple(meta["mean"]),
         std=tuple(meta["std"]),
     )
 
 
-def _write_folder(place: Path, dataset: Dataset) -> None:
+def _write_folder(place: Path, dataset: Dataset | Collection) -> None:
     place.mkdir()
     entries = {}
-    for field in FIELDS:
-        array = np.ascontiguousarray(getattr(dataset, field))
+    for field, stored in dataset.arrays.items():
+        array = np.ascontiguousarray(stored)
         path = place / f"{field}.npy"
         np.save(path, array, allow_pickle=False)
         entries[field] = {
@@ -141,10 +144,7 @@ def _write_folder(place: Path, dataset: Dataset) -> None:
     meta: dict[str, Any] = {
         "format": FORMAT,
         "name": dataset.name,
-        "num_classes": dataset.num_classes,
-        "scale": dataset.scale,
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
+        **_meaning(dataset),
         "source": dataset.source,
         "arrays": entries,
     }
@@ -152,7 +152,18 @@ def _write_folder(place: Path, dataset: Dataset) -> None:
     (place / META).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
-def write(folder: Path, dataset: Dataset) -> Dataset:
+def _meaning(dataset: Dataset | Collection) -> dict[str, Any]:
+    if isinstance(dataset, Collection):
+        return {"about": dict(dataset.about)}
+    return {
+        "num_classes": dataset.num_classes,
+        "scale": dataset.scale,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }
+
+
+def write(folder: Path, dataset: Dataset | Collection) -> Dataset | Collection:
     """Adds a data set and returns it memory-mapped, with the `source` it came with.
 
     Where another process has added it meanwhile, that folder stays and is read; the two must then

@@ -1,8 +1,9 @@
-"""What a data set is: four arrays, how to scale them, and where they came from."""
+"""What a data set is: arrays, what they mean, and where they came from."""
 
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,29 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The four arrays by name."""
+        return {field: getattr(self, field) for field in FIELDS}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Collection:
+    """Data whose examples differ in size: sentences, molecules, compressed photos.
+
+    Attributes:
+      name: the name it is loaded by, "brown".
+      arrays: by name; values of all examples one after another, with offsets ("start") that say
+        where each begins. What there is depends on the kind: see its decoder.
+      source: as for `Dataset`.
+      about: small JSON values: names of classes, what was found odd and how often.
+    """
+
+    name: str
+    arrays: Mapping[str, np.ndarray]
+    source: dict[str, str]
+    about: Mapping[str, Any]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:
@@ -57,19 +81,24 @@ def array_hash(array: np.ndarray) -> str:
     return hashlib.sha256(flat.data).hexdigest()
 
 
-def content_hash(hashes: Mapping[str, tuple[str, np.ndarray]] | Arrays) -> str:
+def content_hash(
+    arrays: "Arrays | Mapping[str, np.ndarray]", known: Mapping[str, str] | None = None
+) -> str:
     """One sha256 (hex) for the content of a data set, the same whatever source it came from.
 
-    Taken over a line per array: its name, type, shape and sha256. `hashes` maps each name to its
-    sha256 and the array; given `Arrays`, the sha256s are computed here.
+    Taken over a line per array: its name, type, shape and sha256.
+
+    Args:
+      arrays: by name.
+      known: sha256s of these arrays that are known already.
     """
-    if isinstance(hashes, Arrays):
-        arrays = hashes
-        hashes = {f: (array_hash(getattr(arrays, f)), getattr(arrays, f)) for f in FIELDS}
+    if isinstance(arrays, Arrays):
+        arrays = {field: getattr(arrays, field) for field in FIELDS}
     lines = []
-    for field in FIELDS:
-        digest, array = hashes[field]
-        lines.append(f"{field} {array.dtype.str} {array.shape} {digest}\n")
+    for name in FIELDS if set(arrays) == set(FIELDS) else sorted(arrays):
+        array = arrays[name]
+        digest = known[name] if known else array_hash(array)
+        lines.append(f"{name} {array.dtype.str} {array.shape} {digest}\n")
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -110,3 +139,13 @@ def image_dataset(
         mean=mean,
         std=std,
     )
+
+
+def collection(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+    source: Mapping[str, str],
+) -> Collection:
+    """A `Collection` with its content hash filled in."""
+    return Collection(name, arrays, {**source, "sha256": content_hash(arrays)}, about)

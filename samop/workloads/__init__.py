@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from samop import flops, trees
 from samop.config import canonical
@@ -35,7 +37,8 @@ class Workload:
     Attributes:
       metric: the metric of tables and figures; `examples` returns it beside "loss".
       splits: NumPy arrays of the three splits; training, validation and test labels are clean.
-      num_classes: 0 for regression.
+        None where a stream or a world gives the examples.
+      num_classes: of labels that noise can flip; 0: none such.
       init: `init(seed) -> (params, model_state)`, jitted; model_state holds BatchNorm statistics.
       batch: `batch(x, y, key, index) -> batch`: raw examples [n, ...] to network inputs.
         `key` None: no augmentation. `index` [n] int32: place in the data set; whatever is
@@ -44,16 +47,56 @@ class Workload:
       apply: `apply(params, model_state, batch, key, train) -> (outputs, model_state)`.
       examples: `examples(outputs, batch) -> {"loss": [n], metric.name: [n], ...}`, per example.
       source: where the data came from.
+      weight: `weight(batch) -> [n]`: how much each example counts in every mean, such as its number
+        of tokens; zero is allowed. None: all the same.
+      score: `score(outputs, y) -> {name: value}`: metrics of a whole split that are no mean over
+        examples, on the host; outputs in evaluation mode, [n, ...], and the split's labels.
+      unit: what a weight of 1 counts, for speeds: "tokens".
+      stream: where examples come from if they are too many for the devices, see
+        `samop.data.stream`.
+      world: what an agent acts in, see `samop.worlds`.
     """
 
     metric: Metric
-    splits: Splits
+    splits: Splits | None
     num_classes: int
     init: Callable[[jax.Array], tuple[PyTree, PyTree]]
     batch: Callable[..., Batch]
     apply: Callable[..., tuple[jax.Array, PyTree]]
     examples: Callable[[jax.Array, Batch], dict[str, jax.Array]]
     source: Mapping[str, str]
+    weight: Callable[[Batch], jax.Array] | None = None
+    score: Callable[[Any, Any], dict[str, float]] | None = None
+    unit: str = "examples"
+    stream: Any = None
+    world: Any = None
+
+    @property
+    def count(self) -> int:
+        """Number of training examples that an epoch goes through."""
+        if self.splits is not None:
+            return len(self.splits.train)
+        return (self.stream or self.world).examples
+
+    @property
+    def example(self) -> tuple[PyTree, PyTree]:
+        """Shapes of one raw example (x, y), each with a leading axis of 1."""
+        if self.splits is None:
+            return (self.stream or self.world).example
+        train = self.splits.train
+        return jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), (train.x, train.y)
+        )
+
+    def means(self, outputs: PyTree, batch: Batch) -> dict[str, jax.Array]:
+        """Mean of each value of `examples` over a batch, by weight; 0 where nothing weighs."""
+        values = self.examples(outputs, batch)
+        if self.weight is None:
+            return {name: jnp.mean(value) for name, value in values.items()}
+        weight = self.weight(batch)
+        total = jnp.sum(weight)
+        share = weight / jnp.where(total > 0, total, 1)
+        return {name: jnp.sum(share * value) for name, value in values.items()}
 
 
 def build(config: Mapping[str, Any]) -> Workload:
@@ -67,23 +110,27 @@ def build(config: Mapping[str, Any]) -> Workload:
     """
     plain = canonical(config)
     data = {k: v for k, v in plain["data"].items() if k not in OF_THE_RUN}
-    fields = {"workload": plain["workload"], "data": data, "model": plain["model"]}
+    fields = {
+        "workload": plain["workload"],
+        "data": data,
+        "model": plain["model"],
+        "task": plain.get("task", {}),
+    }
     return _build(json.dumps(fields), config["data"]["dir"], plain["train"]["batch_size"])
 
 
 @functools.lru_cache(maxsize=64)
 def _build(fields: str, directory: str, batch_size: int) -> Workload:
-    from samop.workloads import classification, regression
-
-    builders = {"classification": classification.build, "regression": regression.build}
     config = json.loads(fields)
     config["data"]["dir"] = directory
-    workload = builders[config["workload"]](config)
-    examples = len(workload.splits.train.x)
-    if batch_size > examples:
+    config["train"] = {"batch_size": batch_size}
+    # Each in a module of its own name, imported where it is used.
+    module = importlib.import_module(f"samop.workloads.{config['workload']}")
+    workload = module.build(config)
+    if batch_size > workload.count:
         raise UserError(
             f"train.batch_size={batch_size} is larger than the data: {config['data']['name']} "
-            f"has {examples} training examples here; allowed: 1 to {examples}"
+            f"has {workload.count} training examples here; allowed: 1 to {workload.count}"
         )
     return workload
 
@@ -107,10 +154,8 @@ def flops_of_example(workload: Workload) -> int:
     not part of the network and left out.
     """
     variables = jax.eval_shape(workload.init, jax.ShapeDtypeStruct((), "uint32"))
-    train = workload.splits.train
-    x, y = (jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype) for a in (train.x, train.y))
 
     def forward(variables, x, y, key):
         return workload.apply(*variables, workload.batch(x, y, None, None), key, True)
 
-    return flops.count(forward, variables, x, y, jax.eval_shape(jax.random.key, 0))
+    return flops.count(forward, variables, *workload.example, jax.eval_shape(jax.random.key, 0))

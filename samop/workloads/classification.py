@@ -48,7 +48,8 @@ def build(config: Mapping[str, Any]) -> Workload:
         raise UserError(f"data.name={dataset.name!r} has no classes: use workload='regression'")
     fields = config["data"]
     gain, offset = normalization(dataset, fields["normalize"])
-    init, apply = supervised.network(config, splits.train.x.shape[1:], dataset.num_classes)
+    example = jax.ShapeDtypeStruct((1, *splits.train.x.shape[1:]), jnp.float32)
+    init, apply = supervised.network(config, example, dataset.num_classes)
 
     def batch(x, y, key, index):
         if key is not None and fields["augment"] == "crop_flip":

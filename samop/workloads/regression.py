@@ -31,7 +31,7 @@ def build(config: Mapping[str, Any]) -> Workload:
                 f"data.{field}={config['data'][field]!r} is for images; with "
                 f"workload='regression' use {allowed!r}"
             )
-    init, apply = supervised.network(config, splits.train.x.shape[1:], 1)
+    init, apply = supervised.network(config, splits.train.x[:1], 1)
     return Workload(
         metric=Metric("loss", False, 1.0, ""),
         splits=splits,

@@ -9,17 +9,20 @@ import jax.numpy as jnp
 
 from samop import data
 from samop.data import sampling
+from samop.errors import UserError
 from samop.models import MODELS
 
 
 @functools.lru_cache(maxsize=4)
 def _load(name: str, directory: str, validation: int, train: int, test: int):
     dataset = data.load(name, directory or None)
+    if not isinstance(dataset, data.Dataset):
+        raise UserError(f"data.name={name!r} is not made of arrays of one shape, as images are")
     return dataset, data.split(dataset, validation=validation, train=train, test=test)
 
 
 def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
-    """Data set and splits of a config; kept, since the groups of a sweep share them."""
+    """Data set of images and splits of a config; kept, since the groups of a sweep share them."""
     fields = config["data"]
     return _load(
         fields["name"],
@@ -30,21 +33,23 @@ def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
     )
 
 
-def network(config: Mapping[str, Any], example_shape: tuple[int, ...], outputs: int):
+def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int):
     """`init` and `apply` of a Workload for the config's network.
 
     Args:
       config: a validated config.
-      example_shape: shape of one network input, without the batch.
+      example: shapes and types of a batch of network inputs, arrays or `jax.ShapeDtypeStruct`s
+        [1, ...].
       outputs: number of outputs.
+      **sizes: what else the network has to know of the data, such as `vocabulary`.
     """
     fields = config["model"]
-    module = MODELS[fields["name"]].build(fields, outputs)
+    module = MODELS[fields["name"]].build(fields, outputs, **sizes)
 
     @jax.jit
     def init(seed: jax.Array):
         key = sampling.stream(seed, sampling.INIT)
-        variables = module.init(key, jnp.zeros((1, *example_shape)))
+        variables = module.init(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
         # flax initialises in float32 whatever jax's default precision is.
         real = jnp.result_type(float)
         variables = dict(jax.tree.map(lambda x: x.astype(real), variables))
