@@ -1,5 +1,6 @@
 """Worlds that agents act in: games as functions that run inside a compiled epoch."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -51,7 +52,8 @@ class Arena(NamedTuple):
     step: Callable[[PyTree, jax.Array, jax.Array], tuple[PyTree, Step]]
 
 
-class World(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class World:
     """A game.
 
     Attributes:
@@ -62,8 +64,11 @@ class World(NamedTuple):
       dtype: of a frame.
       scale: what a frame is divided by before a network sees it.
       training: the arena of the agents that learn.
-      evaluation: that of evaluation: whole games, the game's own score.
+      evaluation: that of evaluation: whole games, the game's own score. The first half of them are
+        validation games, the others test games.
       single: whether there is but one such world in a process, so that a program plays one run.
+      examples: how many an epoch trains on, see `samop.workloads.Workload.count`.
+      example: shapes of one (frame, targets), see `samop.workloads.Workload.example`.
     """
 
     name: str
@@ -75,6 +80,13 @@ class World(NamedTuple):
     training: Arena
     evaluation: Arena
     single: bool = False
+    examples: int = 0
+    example: PyTree = None
+
+    @property
+    def handles(self) -> dict[str, PyTree]:
+        """The arenas' handles, as an epoch's argument `data` has them."""
+        return {"training": self.training.handle, "evaluation": self.evaluation.handle}
 
 
 def check(name: str) -> None:

@@ -67,7 +67,7 @@ def build(name: str, task: Mapping[str, Any]) -> World:
         dtype=np.dtype(bool),
         scale=1.0,
         training=arena(env, task["agents"], task["sticky"]),
-        evaluation=arena(env, task["eval_episodes"], task["sticky"]),
+        evaluation=arena(env, 2 * task["eval_episodes"], task["sticky"]),
     )
 
 
