@@ -269,13 +269,13 @@ def shapes_of(module, shape):
 
 @pytest.mark.parametrize(
     ("channels", "parameters"),
-    [(16, 426_695), (32, 1_687_719), (48, 3_783_751), (64, 6_714_791)],
+    [(16, 425_047), (32, 1_687_719), (48, 3_788_023), (64, 6_725_959)],
 )
 def test_nature_cnn_on_pong(channels, parameters):
     assert trees.size(shapes_of(NatureCNN(channels, 6), (84, 84, 4))) == parameters
 
 
-@pytest.mark.parametrize(("channels", "parameters"), [(4, 8_472), (16, 132_308), (32, 526_500)])
+@pytest.mark.parametrize(("channels", "parameters"), [(4, 8_504), (16, 132_308), (32, 526_756)])
 def test_minatar_cnn_on_breakout(channels, parameters):
     assert trees.size(shapes_of(MinAtarCNN(channels, 3), (10, 10, 4))) == parameters
 

@@ -41,7 +41,7 @@ class NatureCNN(nn.Module):
     """The network of Mnih et al. (2015) for 84×84 frames, with two heads.
 
     Parameters with 4 frames and 6 actions, channels 16/32/48/64:
-    426,695 / 1,687,719 / 3,783,751 / 6,714,791.
+    425,047 / 1,687,719 / 3,788,023 / 6,725,959.
 
     Attributes:
       channels: filters of the first layer; the next two have twice as many, the hidden layer has
