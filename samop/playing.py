@@ -40,14 +40,14 @@ class Play(NamedTuple):
       frame: what is seen, [agents, ...].
       score: return of each game so far, [agents].
       finished: sum of the returns of the games that ended in this epoch, scalar.
-      count: their number, scalar.
+      ended: their number, scalar.
     """
 
     games: PyTree
     frame: jax.Array
     score: jax.Array
     finished: jax.Array
-    count: jax.Array
+    ended: jax.Array
 
 
 def actor(workload: Workload, model_state: PyTree, dtype: Any):
@@ -66,7 +66,7 @@ def begin(arena: Arena, handle: PyTree, key: jax.Array) -> Play:
     """New training games."""
     games, frame = arena.reset(handle, key)
     zero = jnp.zeros(())
-    return Play(games, frame, jnp.zeros(arena.count), zero, zero)
+    return Play(games, frame, jnp.zeros(arena.size), zero, zero)
 
 
 def rollout(
@@ -106,8 +106,8 @@ def rollout(
             "weight": step.real.astype(score.dtype),
         }
         finished = play.finished + jnp.sum(jnp.where(over, score, 0))
-        count = play.count + jnp.sum(over)
-        return Play(games, step.frame, jnp.where(over, 0, score), finished, count), seen
+        ended = play.ended + jnp.sum(over)
+        return Play(games, step.frame, jnp.where(over, 0, score), finished, ended), seen
 
     play, seen = lax.scan(one, play, jax.random.split(key, horizon))
     return play, seen, act(play.frame)["value"]
@@ -139,8 +139,8 @@ def evaluate(arena: Arena, handle: PyTree, act, limit: int, greedy: bool) -> jax
         score = score + jnp.where(alive, step.reward, 0).astype(score.dtype)
         return number + 1, games, step.frame, score, alive & ~(step.ended | step.cut)
 
-    alive = jnp.ones(arena.count, bool)
-    first = (jnp.zeros((), jnp.int32), games, frame, jnp.zeros(arena.count), alive)
+    alive = jnp.ones(arena.size, bool)
+    first = (jnp.zeros((), jnp.int32), games, frame, jnp.zeros(arena.size), alive)
     return lax.while_loop(going, one, first)[3]
 
 
@@ -163,9 +163,11 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
     def collected(seen, last_value, clip):
         """What was seen as examples, [agents · horizon, ...] each."""
         advantage = ppo.advantages(
-            *(seen[name] for name in ("reward", "value")),
+            seen["reward"],
+            seen["value"],
             last_value,
-            *(seen[name] for name in ("ended", "cut")),
+            seen["ended"],
+            seen["cut"],
             task["gamma"],
             task["lam"],
         )
@@ -205,7 +207,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
             clip = task["clip"] * (1 - (number * task["iterations"] + i) / total)
             x, y = collected(seen, last, clip)
             keys = jax.random.split(of_order, task["update_epochs"])
-            order = jnp.concatenate([sampling.permutation(k, examples) for k in keys])
+            order = jax.vmap(lambda key: sampling.permutation(key, examples))(keys)
             return play, x, y, order.reshape(per_iteration, size)
 
         return opt, new, taken, update, gather, lambda step: jax.random.fold_in(dropout, step)
@@ -244,8 +246,8 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         numbers = jnp.arange(task["iterations"], dtype=jnp.int32)
         (state, play, last), seen = lax.scan(iteration, (state, play, last), numbers)
         metrics = {f"train_{name}": jnp.mean(value) for name, value in seen.items()}
-        ended = play.finished / jnp.maximum(play.count, 1)
-        metrics["train_return"] = jnp.where(play.count > 0, ended, jnp.mean(play.score))
+        whole = play.finished / jnp.maximum(play.ended, 1)
+        metrics["train_return"] = jnp.where(play.ended > 0, whole, jnp.mean(play.score))
         params = transforms.eval_params(state.opt_state, state.params)
         act = lambda x: actor(workload, state.model_state, passes.first)(params, x)  # noqa: E731
         returns = evaluate(

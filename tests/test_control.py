@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from small import first_epochs, grid, prepared
 
-from samop import checkpoint, modes, playing, ppo, records, sweep, trees, validation, worlds
+from samop import checkpoint, loop, modes, playing, ppo, records, sweep, trees, validation, worlds
 from samop import config as configs
 from samop.errors import UserError
 from samop.models.agents import MinAtarCNN, NatureCNN
@@ -45,7 +45,7 @@ def point(**fields):
     config["optimizer"].update(
         base="adam", lr=0.02, clip=0.5, schedule="linear", weight_decay=0.0, rho=0.05
     )
-    config["train"].update(epochs=4, batch_size=32)
+    config["train"].update(epochs=4, batch_size=32, diagnostics_every=0)
     config["run"].update(compilation_cache=False, tensorboard=False, mode="vmap", devices=1)
     for name, value in fields.items():
         section, _, key = name.partition("__")
@@ -162,17 +162,33 @@ def test_at_random_the_corridor_is_not_walked():
     assert 0.3 < returns.mean() < 0.7
 
 
-def test_the_first_update_is_made_by_the_policy_that_played(x64):
-    alone = {"task__iterations": 1, "task__update_epochs": 1, "train__batch_size": 128}
-    _, metrics = first_epochs(prepared([[point(**alone)]]))
-    assert metrics["train_clipped"] == 0
-    np.testing.assert_allclose(metrics["train_kl"], 0, atol=1e-12)
-    np.testing.assert_allclose(metrics["train_policy_loss"], 0, atol=1e-9)  # minus mean advantage
+def test_the_first_update_is_made_by_the_policy_that_played():
+    workload = build(point())
+    params, state = workload.init(np.uint32(0))
+    act = playing.actor(workload, state, None)
+
+    @jax.jit
+    def first(params):
+        play = playing.begin(workload.world.training, (), jax.random.key(0))
+        args = (play, lambda x: act(params, x), 8, False, jax.random.key(1))
+        seen = playing.rollout(workload.world.training, *args)[1]
+        seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), seen)
+        zero = jnp.zeros_like(seen["value"])
+        y = seen | {"advantage": zero + 1, "target": zero, "clip": zero + 1e-4}
+        batch = workload.batch(seen["frame"], y, None, None)
+        return workload.examples(workload.apply(params, state, batch, None, False)[0], batch)
+
+    values = first(params)
+    assert not values["clipped"].any()
+    np.testing.assert_allclose(values["policy_loss"], -1, atol=1e-5)
+
+
+SEEDS = (0, 1)  # of programs that are the sweep's
 
 
 def test_radius_zero_is_the_base_optimiser():
-    base = grid(point(), [{"optimizer__name": "base", "optimizer__rho": 0.0}], [0])
-    zero = grid(point(), [{"optimizer__name": "sam", "optimizer__rho": 0.0}], [0])
+    base = grid(point(), [{"optimizer__name": "base", "optimizer__rho": 0.0}], SEEDS)
+    zero = grid(point(), [{"optimizer__name": "sam", "optimizer__rho": 0.0}], SEEDS)
     (a, seen_a), (b, seen_b) = (first_epochs(prepared(rows), 2) for rows in (base, zero))
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
         np.testing.assert_array_equal(x, y)
@@ -181,9 +197,9 @@ def test_radius_zero_is_the_base_optimiser():
 
 
 def test_vmapped_is_one_by_one(x64):
-    rows = grid(point(), [{"optimizer__rho": 0.01}, {"optimizer__rho": 0.2}], [0, 1])
+    rows = grid(point(), [{"optimizer__rho": 0.01}, {"optimizer__rho": 0.2}], SEEDS)
     together, metrics = first_epochs(prepared(rows), 2)
-    for i, config in enumerate(p for row in rows for p in row):
+    for i, config in ((0, rows[0][0]), (3, rows[1][1])):
         alone, own = first_epochs(prepared([[config]]), 2)
         for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone)):
             np.testing.assert_allclose(a[i], b[0], atol=1e-9)
@@ -217,9 +233,8 @@ def test_killed_and_resumed_is_never_killed_bit_for_bit(finished, tmp_path, monk
             np.testing.assert_array_equal(a, b)
 
 
-def test_evaluation_games_are_the_same_for_every_epoch_and_run():
-    rows = grid(point(optimizer__lr=0.0, task__eval_greedy=True), [{}], [0, 1])
-    ready = prepared(rows)
+def test_evaluation_games_are_the_same_for_every_epoch():
+    ready = prepared(grid(point(optimizer__lr=0.0), [{}], SEEDS))
     _, first = first_epochs(ready, 1)
     _, later = first_epochs(ready, 3)
     np.testing.assert_array_equal(first["validation_return"], later["validation_return"])
@@ -228,25 +243,30 @@ def test_evaluation_games_are_the_same_for_every_epoch_and_run():
 
 
 def test_advancing_through_an_epoch_is_that_epoch():
-    config = point()
-    run = make_run(config, build(config))
+    ready = prepared(grid(point(), [{}], SEEDS))
+    args = (*loop.feed(ready), ready.program.place("every", np.int32(0)))
+    parts = jax.jit(ready.program.advance)
+    there = parts(loop.start(ready), *args, 0, ready.run.steps_per_epoch)
+    assert parts(loop.start(ready), *args, 0, 5).step == 5
+    whole, _ = ready.epoch(loop.start(ready), *args)
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(there.params)):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_ascent_groups_and_diagnostics_take_its_batches():
+    config = point(optimizer__m=16, train__diagnostics_every=1)
+    workload = build(config)
+    run = make_run(config, workload)
     state = run.start(*run.init(np.uint32(0)))
     traced = {field: configs.get(config, field) for field in configs.TRACED}
-    data = build(config).world.handles
-    args = (np.uint32(0), traced, run.labels(0, 0.0), data, 1)
-    whole, _ = jax.jit(run.epoch)(state, *args)
-    parts = jax.jit(run.advance)
-    there = parts(state, *args, 0, run.steps_per_epoch)
-    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(there.params)):
-        np.testing.assert_allclose(a, b, atol=1e-6)
-    assert parts(state, *args, 0, 5).step == 5
+    args = (np.uint32(0), traced, run.labels(0, 0.0), workload.world.handles, np.int32(0))
+    after, metrics = jax.eval_shape(run.epoch, state, *args)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert {"sam_cosine", "train_return", "test_loss"} <= metrics.keys()
 
 
-def test_ascent_groups_and_work(finished):
-    config = point(optimizer__m=16)
-    _, metrics = first_epochs(prepared([[config]]))
-    assert np.isfinite(metrics["train_loss"]).all()
-    workload = build(config)
+def test_work_is_counted():
+    workload = build(point())
     assert workload.count == 16 * 8 * 4 * 3
     # 3×3 convolution to 1×3 places, hidden layer, two heads; two operations a product.
     products = 3 * 9 * 2 + 6 * 16 + 16 * 2 + 16

@@ -14,13 +14,13 @@ ATARI = "atari_"  # what begins the name of an Atari game
 
 
 class Step(NamedTuple):
-    """What one step of each of `count` games showed; all [count].
+    """What one step of so many games showed; all [games].
 
     A game that is over restarts with the step after its end, whose action is ignored. So the frame
     after a step is always the one that the step led to, also where the game ended with it.
 
     Attributes:
-      frame: what is seen after the step, [count, ...].
+      frame: what is seen after the step, [games, ...].
       reward: float32, of this step.
       ended: whether the game ended by its own rules: nothing comes after it.
       cut: whether only its time was up: what would have come still has a value (arXiv 1712.00378).
@@ -38,7 +38,7 @@ class Arena(NamedTuple):
     """Games that are played side by side.
 
     Attributes:
-      count: how many.
+      size: how many.
       handle: host arrays that a program takes as an argument, so that nothing which is good for
         one process alone is compiled into it; () for games that are nothing but arrays.
       reset: `reset(handle, key) -> (state, frame)`: all games anew. What follows depends on the
@@ -46,7 +46,7 @@ class Arena(NamedTuple):
       step: `step(state, actions, key) -> (state, Step)`.
     """
 
-    count: int
+    size: int
     handle: PyTree
     reset: Callable[[PyTree, jax.Array], tuple[PyTree, jax.Array]]
     step: Callable[[PyTree, jax.Array, jax.Array], tuple[PyTree, Step]]
