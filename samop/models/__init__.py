@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
+from samop.models.agents import MinAtarCNN, NatureCNN
 from samop.models.gcn import GraphConvNet
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
@@ -62,5 +63,17 @@ MODELS: dict[str, Model] = {
         ),
         width=lambda fields: str(fields["size"]),
         norm_layers=True,
+    ),
+    "minatar_cnn": Model(
+        fields={"channels": 16},
+        build=lambda fields, outputs: MinAtarCNN(fields["channels"], outputs),
+        width=lambda fields: str(fields["channels"]),
+        convolutional=True,
+    ),
+    "nature_cnn": Model(
+        fields={"channels": 32},
+        build=lambda fields, outputs: NatureCNN(fields["channels"], outputs),
+        width=lambda fields: str(fields["channels"]),
+        convolutional=True,
     ),
 }
