@@ -6,8 +6,8 @@ from typing import Any
 from samop.errors import UserError
 
 FIELDS = {
-    "row": 0
-}  # atoms of one example, which holds several molecules; 0: as many as the largest has
+    "row": 0,  # atoms of one example, which holds several molecules; 0: as many as the largest has
+}
 
 
 def check(config: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ def normalization(split: Split, how: str) -> tuple[np.ndarray, np.ndarray]:
         deviation = real.std(axis=0)
         gain = 1 / np.where(deviation > 0, deviation, 1)
         offset = -real.mean(axis=0) * gain
-    return tuple(a.astype(np.float32)[None, None] for a in (gain, offset))
+    return gain.astype(np.float32)[None, None], offset.astype(np.float32)[None, None]
 
 
 @functools.lru_cache(maxsize=4)
