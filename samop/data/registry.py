@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, molecules
+from samop.data import decode, molecules, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -95,5 +95,28 @@ ENTRIES: dict[str, Entry] = {
         from_tfds=molecules.ready_graphs,
         splits=("train", "validation", "test"),
         stand_in="moleculeace",
+    ),
+    "universal_dependencies": Entry(
+        # Ancient Greek (Perseus), the treebank of Flax's nlp_seq example: of release 2.10, as TFDS
+        # has it, where the example's is 2.0. Tags: XPOS.
+        content="",
+        tfds=TfdsSource(
+            "universal_dependencies/grc_perseus",
+            "https://raw.githubusercontent.com/UniversalDependencies/UD_Ancient_Greek-Perseus/"
+            "r2.10/grc_perseus-ud-train.conllu",
+        ),
+        from_tfds=tagged.universal_dependencies,
+        splits=("train", "dev", "test"),
+        stand_in="brown",
+    ),
+    "brown": Entry(
+        content="7da6008e2b32d0fe685f1220ebcad3a5ea1bf8b32e1aea93349735b20bda2ba5",
+        package=PACKAGES["brown"],
+        decode=tagged.brown,
+    ),
+    "turkish_web": Entry(
+        content="7a536783221741a1aa68c34be6c7fbe268fa9998179761b707616de4e999f74d",
+        package=PACKAGES["turkish_web"],
+        decode=tagged.conllu,
     ),
 }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from samop.errors import UserError
+from samop.tasks import control, molecules, tagging
 
 
 class Task(NamedTuple):
@@ -21,20 +21,10 @@ class Task(NamedTuple):
     noise: bool = False
 
 
-def _molecules(config: Mapping[str, Any]) -> None:
-    row = config["task"]["row"]
-    if not 0 <= row <= 32767:
-        raise UserError(f"task.row={row!r} is not allowed: it should be a whole number 0 to 32767")
-    for field, allowed in (("augment", ("none",)), ("normalize", ("none", "standardize"))):
-        if config["data"][field] not in allowed:
-            raise UserError(
-                f"data.{field}={config['data'][field]!r} is for images; with "
-                f"workload='molecules' use {' or '.join(map(repr, allowed))}"
-            )
-
-
 TASKS: dict[str, Task] = {
-    "classification": Task({}, noise=True),
     "regression": Task({}, noise=True),
-    "molecules": Task({"row": 0}, _molecules),  # atoms a row; 0: as many as the largest has
+    "classification": Task({}, noise=True),
+    "tagging": Task(tagging.FIELDS, tagging.check),
+    "molecules": Task(molecules.FIELDS, molecules.check),
+    "control": Task(control.FIELDS, control.check),
 }
