@@ -106,5 +106,5 @@ def test_a_reset_forgets_what_was_played_before(game, life_loss):
 
 def test_an_unknown_game():
     pytest.importorskip("ale_py")
-    with pytest.raises(UserError, match="no game .pogn.*did you mean 'pong'"):
+    with pytest.raises(UserError, match=r"no game .pogn.*did you mean 'pong'"):
         worlds.build("atari_pogn", {**TASK, "life_loss": False})
