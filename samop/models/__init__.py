@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 from flax import linen as nn
 
 from samop.models.agents import MinAtarCNN, NatureCNN
+from samop.models.gcn import GraphConvNet
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
+from samop.models.transformer import Transformer
 
 
 class Model(NamedTuple):
@@ -41,6 +43,25 @@ MODELS: dict[str, Model] = {
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
+        norm_layers=True,
+    ),
+    "gcn": Model(
+        fields={"latent": 256, "dropout": 0.1},
+        build=lambda fields, outputs: GraphConvNet(fields["latent"], outputs, fields["dropout"]),
+        width=lambda fields: str(fields["latent"]),
+        norm_layers=True,
+    ),
+    "transformer": Model(
+        fields={"size": 128, "layers": 6, "heads": 8, "dropout": 0.1},
+        build=lambda fields, outputs, vocabulary: Transformer(
+            fields["size"],
+            fields["layers"],
+            fields["heads"],
+            fields["dropout"],
+            vocabulary,
+            outputs,
+        ),
+        width=lambda fields: str(fields["size"]),
         norm_layers=True,
     ),
     "minatar_cnn": Model(
