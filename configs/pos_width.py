@@ -41,7 +41,7 @@ DATA = {
 
 def get_config(arg: str = "") -> ConfigDict:
     small = {"data": "brown"}
-    smoke = {**small, "seeds": 1, "epochs": 1, "width": "16+32"}
+    smoke = {**small, "seeds": 1, "epochs": 3, "width": "16+32"}
     cpu = {**small, "epochs": 12, "width": "16+32+64"}
     args = configs.parse_arg(
         arg, smoke, cpu, seeds=3, epochs=0, width=SIZES, data="universal_dependencies"
@@ -66,11 +66,12 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.train_size = 1000 if args.smoke else 4000
         config.data.validation = 500 if args.smoke else 2000
         config.data.test_size = 500 if args.smoke else 2000
-        config.train.batch_size = 8
+        config.train.batch_size = 4 if args.smoke else 8
         config.train.eval_batch_size = 64
         config.task.max_length = config.task.row = 64
         config.model.update(layers=2, heads=4, dropout=0.1)
-        config.optimizer.update(schedule="linear", lr=0.005, warmup=0.1)
+        config.optimizer.update(schedule="linear", warmup=0.1)
+        config.optimizer.lr = 0.01 if args.smoke else 0.005
         config.sweep.rho = (0.02,) if args.smoke else (0.02, 0.05)
     return config
 
