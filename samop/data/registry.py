@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, tagged
+from samop.data import decode, molecules, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -80,6 +80,21 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "moleculeace": Entry(
+        content="c876e5c39ed39b053760ce532791fa4ee845c70a07b51b8c495a7f7405302f40",
+        package=PACKAGES["moleculeace"],
+        decode=molecules.smiles_tables,
+    ),
+    "ogbg_molpcba": Entry(
+        content="",
+        tfds=TfdsSource(
+            "ogbg_molpcba",
+            "https://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download/pcba.zip",
+        ),
+        from_tfds=molecules.ready_graphs,
+        splits=("train", "validation", "test"),
+        stand_in="moleculeace",
     ),
     "universal_dependencies": Entry(
         # Ancient Greek (Perseus), the treebank of Flax's nlp_seq example: of release 2.10, as TFDS
