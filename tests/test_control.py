@@ -251,6 +251,7 @@ def test_advancing_through_an_epoch_is_that_epoch():
     whole, _ = ready.epoch(loop.start(ready), *args)
     for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(there.params)):
         np.testing.assert_allclose(a, b, atol=1e-5)
+    assert 0 < modes.seconds_a_step(ready.group, jax.devices()) < 10  # by the same program
 
 
 def test_ascent_groups_and_diagnostics_take_its_batches():
