@@ -11,7 +11,19 @@ import numpy as np
 import pytest
 from small import first_epochs, grid, prepared
 
-from samop import checkpoint, loop, modes, playing, ppo, records, sweep, trees, validation, worlds
+from samop import (
+    checkpoint,
+    loop,
+    modes,
+    plans,
+    playing,
+    ppo,
+    records,
+    sweep,
+    trees,
+    validation,
+    worlds,
+)
 from samop import config as configs
 from samop.errors import UserError
 from samop.models.agents import MinAtarCNN, NatureCNN
@@ -272,6 +284,12 @@ def test_work_is_counted():
     # 3×3 convolution to 1×3 places, hidden layer, two heads; two operations a product.
     products = 3 * 9 * 2 + 6 * 16 + 16 * 2 + 16
     assert flops_of_example(workload) == 2 * products
+
+
+def test_a_sweep_says_what_it_plays(finished):
+    text = plans.describe(plan(), finished)
+    assert "data: corridor, from tests" in text
+    assert "4 runs, 4 of them done" in text
 
 
 def test_a_world_of_which_there_is_one_plays_one_run():
