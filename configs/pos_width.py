@@ -22,6 +22,10 @@ on turkish_web (experiments/tagging_baselines.py).
 
 `cpu` is a sweep of our own on 4,000 sentences of brown for two cores: sizes 16, 32 and 64, two
 layers of 4 heads, dropout .1, a rate of .005 that falls linearly to 0.
+Measured with one seed at size 64: AdamW 85.6 % on the test part, SAM 85.6, 85.2 and 84.8 at ρ of
+.02, .05 and .1, where each word's most frequent tag gives 84.4 %. All of brown, with
+--config.data.train_size=0 --config.data.validation=3000 --config.data.test_size=0
+--config.train.batch_size=16 --config.optimizer.lr=.004 after :cpu,width=64,epochs=3: AdamW 94.7 %.
 Arguments after the colon: smoke; cpu; seeds=3; epochs=480 (brown 78, turkish_web 1170: as many
 steps); width=128 (several joined by +); data=universal_dependencies.
 """
@@ -41,7 +45,7 @@ DATA = {
 
 def get_config(arg: str = "") -> ConfigDict:
     small = {"data": "brown"}
-    smoke = {**small, "seeds": 1, "epochs": 1, "width": "16+32"}
+    smoke = {**small, "seeds": 1, "epochs": 3, "width": "16+32"}
     cpu = {**small, "epochs": 12, "width": "16+32+64"}
     args = configs.parse_arg(
         arg, smoke, cpu, seeds=3, epochs=0, width=SIZES, data="universal_dependencies"
@@ -66,11 +70,12 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.train_size = 1000 if args.smoke else 4000
         config.data.validation = 500 if args.smoke else 2000
         config.data.test_size = 500 if args.smoke else 2000
-        config.train.batch_size = 8
+        config.train.batch_size = 4 if args.smoke else 8
         config.train.eval_batch_size = 64
         config.task.max_length = config.task.row = 64
         config.model.update(layers=2, heads=4, dropout=0.1)
-        config.optimizer.update(schedule="linear", lr=0.005, warmup=0.1)
+        config.optimizer.update(schedule="linear", warmup=0.1)
+        config.optimizer.lr = 0.01 if args.smoke else 0.005
         config.sweep.rho = (0.02,) if args.smoke else (0.02, 0.05)
     return config
 

@@ -35,6 +35,7 @@ class Run(NamedTuple):
         updates begin … begin + count − 1 of that epoch alone.
       steps_per_epoch: number of updates in an epoch.
       due: `due(number)`: whether the metrics of that epoch hold a measured perturbation.
+      pieces: what an epoch is made of where examples are streamed, see `samop.streaming`.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     advance: Callable[..., TrainState]
     steps_per_epoch: int
     due: Callable[[Any], Any]
+    pieces: Any = None
 
 
 def evaluate(
@@ -61,7 +63,20 @@ def evaluate(
       otherwise ().
     """
 
-    def sums(part):
+    values, counts, outputs = sums(params, model_state, split, workload)
+    count = jnp.sum(counts)
+    return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
+
+
+def sums(
+    params: PyTree, model_state: PyTree, split: Data, workload: Workload
+) -> tuple[dict[str, jax.Array], jax.Array, PyTree]:
+    """Of each batch of a split the weighted sums of its metrics, that of weights, and the outputs.
+
+    Arguments as for `evaluate`; all with an axis [batches].
+    """
+
+    def of_batch(part):
         batch = workload.batch(part["x"], part["y"], None, None)
         outputs, _ = workload.apply(params, model_state, batch, None, False)
         real = part["weight"] > 0
@@ -73,9 +88,7 @@ def evaluate(
         }
         return values, jnp.sum(weight), () if workload.score is None else outputs
 
-    values, counts, outputs = jax.lax.map(sums, split)
-    count = jnp.sum(counts)
-    return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
+    return jax.lax.map(of_batch, split)
 
 
 def make_run(config: Mapping[str, Any], workload: Workload) -> Run:

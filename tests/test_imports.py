@@ -26,7 +26,7 @@ LAYERS = {
         "tasks",
     },
     1: {"config", "validation", "cadence", "theory", "data", "optim", "worlds", "ppo"},
-    2: {"workloads", "step", "running", "train", "playing", "measures"},
+    2: {"workloads", "step", "running", "train", "playing", "measures", "chunks"},
     3: {
         "sharding",
         "checkpoint",
@@ -35,6 +35,7 @@ LAYERS = {
         "environment",
         "watch",
         "loop",
+        "streaming",
         "scores",
         "progress",
         "memory",

@@ -125,6 +125,16 @@ PACKAGES: dict[str, Package] = {
         max_bytes=10_000_000,
         licence="Apache-2.0",
     ),
+    "imagenet_photos": Package(
+        client="pip",
+        package="foolbox",
+        version="3.3.4",
+        sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+        megabytes=1.7,
+        members=("foolbox/data/imagenet_*.jpg",),
+        max_bytes=10_000_000,
+        licence="MIT for the package; ImageNet's own terms apply to the photos",
+    ),
 }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, molecules, tagged
+from samop.data import decode, molecules, records, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -118,5 +118,10 @@ ENTRIES: dict[str, Entry] = {
         content="7a536783221741a1aa68c34be6c7fbe268fa9998179761b707616de4e999f74d",
         package=PACKAGES["turkish_web"],
         decode=tagged.conllu,
+    ),
+    "imagenet_photos": Entry(
+        content="a35247982b1f41c0757819cf1f7b0eb09de56427b970a02707ac967088460845",
+        package=PACKAGES["imagenet_photos"],
+        decode=records.photo_files,
     ),
 }

@@ -9,6 +9,7 @@ from samop.models.agents import MinAtarCNN, NatureCNN
 from samop.models.gcn import GraphConvNet
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
+from samop.models.resnet50 import ResNet50
 from samop.models.transformer import Transformer
 
 
@@ -41,6 +42,13 @@ MODELS: dict[str, Model] = {
     "resnet18": Model(
         fields={"filters": 64},
         build=lambda fields, outputs: ResNet18(fields["filters"], outputs),
+        width=lambda fields: str(fields["filters"]),
+        convolutional=True,
+        norm_layers=True,
+    ),
+    "resnet50": Model(
+        fields={"filters": 64},
+        build=lambda fields, outputs: ResNet50(fields["filters"], outputs),
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
         norm_layers=True,
