@@ -20,7 +20,6 @@ from samop import (
     ppo,
     records,
     sweep,
-    trees,
     validation,
     worlds,
 )
