@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode
+from samop.data import decode, sentiment
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -80,5 +80,17 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "sst2": Entry(
+        content="",
+        tfds=TfdsSource("glue/sst2", "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"),
+        from_tfds=sentiment.sst2,
+        splits=("train", "validation"),
+        stand_in="movie_snippets",
+    ),
+    "movie_snippets": Entry(
+        content="",
+        package=PACKAGES["movie_snippets"],
+        decode=sentiment.movie_snippets,
     ),
 }
