@@ -6,7 +6,8 @@ Ten hidden sizes 100 … 1000 on 98 inputs: 100h + 1 parameters, so 1 … 10 ×1
 (arXiv 2311.17539). Its teacher, sample size and hyperparameters are not known to us; ours: a
 teacher of 20 hidden units, 1,000/200/2,000 examples, Gaussian noise of deviation .3 on the
 training targets (the clean ones have 1), squared loss ½(f − y)², batch 100, 100 epochs.
-Arguments after the colon: smoke; seeds=5; epochs=100; width=100 (several joined by +).
+Arguments after the colon: smoke; cpu; seeds=5; epochs=100; width=100 (several joined by +). The
+whole sweep takes two CPU cores three minutes, so `cpu` is all of it.
 """
 
 from ml_collections import ConfigDict
@@ -18,7 +19,7 @@ WIDTHS = tuple((n,) for n in range(100, 1001, 100))
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 2, "epochs": 10, "width": "100+500"}
-    args = configs.parse_arg(arg, smoke, seeds=5, epochs=100, width="")
+    args = configs.parse_arg(arg, smoke, {}, seeds=5, epochs=100, width="")
     config = configs.defaults("mlp")
     config.experiment = "synthetic_width"
     config.workload = "regression"

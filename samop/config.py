@@ -108,19 +108,24 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
     )
 
 
-def parse_arg(arg: str, smoke: Mapping[str, Any], **known: Any) -> ConfigDict:
+def parse_arg(
+    arg: str, smoke: Mapping[str, Any], cpu: Mapping[str, Any] | None = None, **known: Any
+) -> ConfigDict:
     """Reads the text after the colon of `--config=file.py:smoke,seeds=5`.
 
     Args:
       arg: comma-separated words; a bare word switches a boolean on, others are key=value.
       smoke: defaults that hold instead where the word `smoke` is given; what else is given goes
         before them.
+      cpu: the same for the word `cpu`: a real sweep that two CPU cores can do. None: the config
+        has none.
       **known: the allowed keys with defaults, whose types the values must have.
 
     Raises:
       UserError: an unknown key or a value of another type.
     """
-    values = {"smoke": False, **known}
+    presets = {"smoke": smoke} if cpu is None else {"smoke": smoke, "cpu": cpu}
+    values = {**dict.fromkeys(presets, False), **known}
     seen: set[str] = set()
     for word in filter(None, (part.strip() for part in (arg or "").split(","))):
         key, equals, text = word.partition("=")
@@ -145,8 +150,11 @@ def parse_arg(arg: str, smoke: Mapping[str, Any], **known: Any) -> ConfigDict:
                 f"config argument {key}={text!r} should be of type {kind.__name__}, "
                 f"as in {key}={known.get(key) or smoke.get(key) or True}"
             ) from None
-    if values["smoke"]:
-        values.update({key: value for key, value in smoke.items() if key not in seen})
+    chosen = [word for word in presets if values[word]]
+    if len(chosen) > 1:
+        raise UserError(f"config arguments {' and '.join(chosen)} exclude each other: give one")
+    for word in chosen:
+        values.update({key: value for key, value in presets[word].items() if key not in seen})
     return ConfigDict(values)
 
 

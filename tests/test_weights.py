@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import point
+from test_train import small_workload
 
 from samop import loop, measures, optim, scores, step, train
 from samop.data import Split, Splits
 from samop.workloads import Metric, Workload
-from small import point
-from test_train import small_workload
 
 N, STEPS = 13, 4
 

@@ -1,6 +1,7 @@
 """Tables of runs → figures that explain themselves. No jax, no training, no global pyplot state."""
 
 from samop.figures.curvature import curvature, curvatures
+from samop.figures.domains import domains
 from samop.figures.family import variants
 from samop.figures.layout import count_label, save
 from samop.figures.spectrum import one_spectrum, spectrum
@@ -13,6 +14,7 @@ __all__ = [
     "curvature",
     "curvature_training",
     "curvatures",
+    "domains",
     "one_spectrum",
     "save",
     "spectrum",
