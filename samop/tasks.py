@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from samop.errors import UserError
+
 
 class Task(NamedTuple):
     """One name that `config.workload` takes.
@@ -19,7 +21,40 @@ class Task(NamedTuple):
     noise: bool = False
 
 
+def _no_images(config: Mapping[str, Any]) -> None:
+    for field in ("augment", "normalize"):
+        if config["data"][field] != "none":
+            raise UserError(
+                f"data.{field}={config['data'][field]!r} is for images; with "
+                f"workload={config['workload']!r} use 'none'"
+            )
+
+
+def _sentiment(config: Mapping[str, Any]) -> None:
+    _no_images(config)
+    for field in ("min_frequency", "max_length"):
+        if config["task"][field] < 1:
+            raise UserError(f"task.{field}={config['task'][field]} should be a whole number ≥ 1")
+    if not config["data"]["label_noise"] < 1:
+        raise UserError(
+            f"data.label_noise={config['data']['label_noise']} is a share of the labels: it should "
+            "be in [0, 1)"
+        )
+    if config["model"]["name"] != "lstm":
+        raise UserError(
+            f"model.name={config['model']['name']!r} does not read sentences: use 'lstm'"
+        )
+
+
 TASKS: dict[str, Task] = {
     "classification": Task({}, noise=True),
     "regression": Task({}, noise=True),
+    "sentiment": Task(
+        {
+            "min_frequency": 3,  # in the training part; words less frequent are one unknown word
+            "max_length": 60,  # words; the rest of a longer sentence is left out
+        },
+        _sentiment,
+        noise=True,
+    ),
 }
