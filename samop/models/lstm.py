@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import lax
 
@@ -71,46 +72,51 @@ class BiLSTM(nn.Module):
 
         The mask is true on a sentence's words, which come first. States of padding are zero.
         """
-        weights = [self._weights(name, x.shape[-1]) for name in ("forward", "backward")]
-        return both_directions(weights, x, mask)
+        here = mask[..., None].astype(x.dtype)
+        ahead = direction(*self._weights("forward", x.shape[-1]), x, here)
+        # From the end: padding leaves the state at zero until a sentence's last word comes.
+        back = direction(*self._weights("backward", x.shape[-1]), x, here, reverse=True)
+        return jnp.concatenate([ahead, back], -1)
 
-    def _weights(self, name: str, inputs: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-        def four(key, shape, dtype=jnp.float32):
-            each = nn.initializers.orthogonal()
-            square = (shape[0], shape[0])
-            return jnp.concatenate([each(k, square, dtype) for k in jax.random.split(key, 4)], 1)
+    def _weights(self, name: str, inputs: int) -> tuple[jax.Array, jax.Array]:
+        """Kernel [inputs + hidden, 4·hidden] and bias [4·hidden] of one direction."""
+
+        def start(key, shape, dtype=jnp.float32):
+            first, *others = jax.random.split(key, 5)
+            # The scale of the inputs' part alone, and an orthogonal matrix for each gate.
+            lecun = nn.initializers.lecun_normal()(first, (inputs, shape[1]), dtype)
+            square = (self.hidden, self.hidden)
+            gates = [nn.initializers.orthogonal()(other, square, dtype) for other in others]
+            return jnp.concatenate([lecun, jnp.concatenate(gates, 1)])
 
         size = 4 * self.hidden
-        return (
-            self.param(f"{name}_inputs", nn.initializers.lecun_normal(), (inputs, size)),
-            self.param(f"{name}_states", four, (self.hidden, size)),
-            self.param(f"{name}_bias", nn.initializers.zeros, (size,)),
-        )
+        kernel = self.param(f"{name}_kernel", start, (inputs + self.hidden, size))
+        return kernel, self.param(f"{name}_bias", nn.initializers.zeros, (size,))
 
 
-def both_directions(weights, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """What `BiLSTM` computes: one loop over time for both directions.
+def direction(
+    kernel: jax.Array, bias: jax.Array, x: jax.Array, here: jax.Array, reverse: bool = False
+) -> jax.Array:
+    """The states [steps, batch, hidden] of an LSTM that begins with zeros.
 
     Args:
-      weights: of each direction: inputs [inputs, 4·hidden], states [hidden, 4·hidden], bias.
-      x, mask: as for `BiLSTM`.
+      kernel, bias: of the gates, applied to a step's inputs and the state before it, joined.
+      x: [steps, batch, inputs].
+      here: [steps, batch, 1]; where it is 0 the state becomes zero.
+      reverse: from the last step to the first.
     """
-    here = mask[..., None].astype(x.dtype)
-    # All steps' inputs in one product; the backward direction goes through padding first, which
-    # leaves its state at zero.
-    ahead, back = (x @ w + b for w, _, b in weights)
-    steps = ((ahead, here), (back[::-1], here[::-1]))
+    nothing = jnp.zeros((x.shape[1], bias.shape[0] // 4), x.dtype)
 
-    def step(states, given):
-        new = [
-            cell(c, gates + h @ w, now)
-            for (h, c), (gates, now), (_, w, _) in zip(states, given, weights)
-        ]
-        return new, [h for h, _ in new]
+    def step(state, given):
+        (h, c), (inputs, now) = state, given
+        state = cell(c, jnp.concatenate([inputs, h], 1) @ kernel + bias, now)
+        return state, state[0]
 
-    nothing = jnp.zeros((x.shape[1], weights[0][1].shape[0]), x.dtype)
-    ahead, back = lax.scan(step, [(nothing, nothing)] * 2, steps)[1]
-    return jnp.concatenate([ahead, back[::-1]], -1)
+    # Only the products are kept for the backward pass: making the rest again is cheaper than
+    # writing it to memory.
+    kept = jax.checkpoint_policies.dots_saveable
+    step = jax.checkpoint(step, policy=kept, prevent_cse=False)
+    return lax.scan(step, (nothing, nothing), (x, here), reverse=reverse)[1]
 
 
 def cell(c: jax.Array, gates: jax.Array, here: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -121,11 +127,10 @@ def cell(c: jax.Array, gates: jax.Array, here: jax.Array) -> tuple[jax.Array, ja
       gates: [rows, 4·hidden].
       here: [rows, 1]; 0 makes the new state zero.
     """
+    # One tanh over all gates is several times faster on a CPU than a function for each.
+    size = c.shape[-1]
+    half = np.repeat([0.5, 0.5, 1.0, 0.5], size).astype(gates.dtype)
+    gates = half * jnp.tanh(half * gates) + (1 - half)  # σ(x) = ½ tanh(½x) + ½
     i, f, g, o = jnp.split(gates, 4, -1)
-    c = (sigmoid(f) * c + sigmoid(i) * jnp.tanh(g)) * here
-    return sigmoid(o) * jnp.tanh(c), c
-
-
-def sigmoid(x: jax.Array) -> jax.Array:
-    """1 / (1 + exp(−x)), by tanh, which XLA has as a polynomial."""
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
+    c = (f * c + i * g) * here
+    return o * jnp.tanh(c), c
