@@ -109,7 +109,7 @@ def direction(
 
     def step(state, given):
         (h, c), (inputs, now) = state, given
-        state = cell(c, jnp.concatenate([inputs, h], 1) @ kernel + bias, now)
+        state = cell(c, jnp.concatenate([inputs, h], 1) @ kernel + bias[None], now)
         return state, state[0]
 
     # Only the products are kept for the backward pass: making the rest again is cheaper than
@@ -129,7 +129,7 @@ def cell(c: jax.Array, gates: jax.Array, here: jax.Array) -> tuple[jax.Array, ja
     """
     # One tanh over all gates is several times faster on a CPU than a function for each.
     size = c.shape[-1]
-    half = np.repeat([0.5, 0.5, 1.0, 0.5], size).astype(gates.dtype)
+    half = np.repeat([0.5, 0.5, 1.0, 0.5], size)[None].astype(gates.dtype)
     gates = half * jnp.tanh(half * gates) + (1 - half)  # σ(x) = ½ tanh(½x) + ½
     i, f, g, o = jnp.split(gates, 4, -1)
     c = (f * c + i * g) * here
