@@ -22,6 +22,7 @@ from samop import (
     records,
     scores,
     speed,
+    streaming,
     transforms,
     watch,
 )
@@ -72,9 +73,14 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
             count,
         )
     arguments = shapes(ready)
-    compiled = ready.program.epoch.lower(*arguments).compile()
+    stream, point, program = ready.workload.stream, group.points[0], ready.program
+    if stream is None:
+        epoch = compiled = program.epoch.lower(*arguments).compile()
+    else:
+        pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point))
+        epoch, compiled = streaming.epoch(stream, program, pieces, point), pieces.chunk
     return ready._replace(
-        epoch=compiled,
+        epoch=epoch,
         footprint=memory.footprint(compiled, arguments[4], count),
         compile_seconds=time.monotonic() - begin,
     )
@@ -85,10 +91,14 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     point = group.points[0]
     with _loading:
         workload = build(point)
+    stream = workload.stream
     run = make_run(point, workload)
     program = make_program(run, group.layout, devices)
+    epoch = program.epoch
+    if stream is not None:
+        epoch = streaming.epoch(stream, program, program.pieces, point)
     unknown, epochs = memory.Footprint(0, 0, 0), configs.epochs(point)
-    return Ready(group, workload, run, program, program.epoch, epochs, unknown, 0.0)
+    return Ready(group, workload, run, program, epoch, epochs, unknown, 0.0)
 
 
 def shapes(ready: Ready) -> tuple[PyTree, ...]:
@@ -120,6 +130,8 @@ def _pad(values: Sequence[Any], extent: int) -> list[Any]:
 
 
 def _device_data(point: Mapping[str, Any], workload: Workload, program: Program) -> PyTree:
+    if workload.world is not None:
+        return program.place("every", workload.world.handles)
     if workload.splits is None:
         return {}
     with _loading:

@@ -90,6 +90,8 @@ class Program(NamedTuple):
         scalar. The state is donated; metrics is a dict of [seeds, cells].
       advance: `advance(state, seeds, traced, labels, data, number, begin, count) -> state`: some
         updates of an epoch, the state left as it is. Compiled when first used.
+      pieces: the same of a streamed run, whose epoch is in pieces, see `samop.streaming`: its
+        chunk donates the state.
       state: shapes and shardings of the state, for compiling and for restoring a checkpoint.
       mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong.
     """
@@ -100,6 +102,7 @@ class Program(NamedTuple):
     state: PyTree
     mesh: Mesh
     specs: dict[str, PartitionSpec]
+    pieces: Any = None
 
     def place(self, spec: str, value: PyTree) -> PyTree:
         """Puts host arrays onto the devices."""
@@ -160,6 +163,11 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
 
     epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
     advance = sharded(over_runs(run.advance, batched, 3), state, 3)
+    pieces = run.pieces
+    if pieces is not None:
+        updates = sharded(over_runs(pieces.chunk, (batched, True), 1), (state, grid), 1)
+        readings = (sharded(over_runs(fn, True, 1), grid, 1) for fn in (pieces.tally, pieces.close))
+        pieces = type(pieces)(jax.jit(updates, donate_argnums=0), *map(jax.jit, readings))
     return Program(
         start=jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)),
         epoch=jax.jit(epoch, donate_argnums=0),
@@ -167,6 +175,7 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
         state=shapes,
         mesh=mesh,
         specs={"seeds": seeds, "cells": cells, "grid": grid, "every": every},
+        pieces=pieces,
     )
 
 

@@ -1,17 +1,16 @@
 """Training as pure functions of one run: init, epoch, evaluation. No I/O, no devices."""
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from samop import optim, precision, transforms, trees
-from samop.config import TRACED, epochs
+from samop import transforms
+from samop.config import epochs
 from samop.data import sampling
-from samop.step import TrainState, measure, passes_of, train_step
+from samop.running import shared
+from samop.step import TrainState, passes_of, train_step
 from samop.tasks import TASKS
 from samop.workloads import Workload
 
@@ -36,6 +35,7 @@ class Run(NamedTuple):
         updates begin … begin + count − 1 of that epoch alone.
       steps_per_epoch: number of updates in an epoch.
       due: `due(number)`: whether the metrics of that epoch hold a measured perturbation.
+      pieces: what an epoch is made of where examples are streamed, see `samop.streaming`.
     """
 
     init: Callable[..., tuple[PyTree, PyTree]]
@@ -45,6 +45,7 @@ class Run(NamedTuple):
     advance: Callable[..., TrainState]
     steps_per_epoch: int
     due: Callable[[Any], Any]
+    pieces: Any = None
 
 
 def evaluate(
@@ -62,7 +63,20 @@ def evaluate(
       otherwise ().
     """
 
-    def sums(part):
+    values, counts, outputs = sums(params, model_state, split, workload)
+    count = jnp.sum(counts)
+    return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
+
+
+def sums(
+    params: PyTree, model_state: PyTree, split: Data, workload: Workload
+) -> tuple[dict[str, jax.Array], jax.Array, PyTree]:
+    """Of each batch of a split the weighted sums of its metrics, that of weights, and the outputs.
+
+    Arguments as for `evaluate`; all with an axis [batches].
+    """
+
+    def of_batch(part):
         batch = workload.batch(part["x"], part["y"], None, None)
         outputs, _ = workload.apply(params, model_state, batch, None, False)
         real = part["weight"] > 0
@@ -74,9 +88,7 @@ def evaluate(
         }
         return values, jnp.sum(weight), () if workload.score is None else outputs
 
-    values, counts, outputs = jax.lax.map(sums, split)
-    count = jnp.sum(counts)
-    return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
+    return jax.lax.map(of_batch, split)
 
 
 def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
@@ -87,52 +99,37 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         of a group share these functions.
       workload: what `samop.workloads.build(config)` returned.
     """
+    if workload.world is not None:
+        from samop import playing
+
+        return playing.make_run(config, workload)
+    if workload.stream is not None:
+        from samop import streaming
+
+        return streaming.make_run(config, workload)
     assert workload.splits is not None
-    fields, batch_size = config["data"], config["train"]["batch_size"]
+    batch_size = config["train"]["batch_size"]
     examples = workload.count
     steps_per_epoch = examples // batch_size
     total_steps = steps_per_epoch * epochs(config)
-    every = config["train"]["diagnostics_every"]
     passes = passes_of(config)
-
-    def own_seed(field, seed):
-        return seed if fields[field] < 0 else np.uint32(fields[field])
-
-    def optimizer(traced, seed):
-        key = sampling.stream(seed, sampling.PERTURB)
-        return optim.optimizer(config, total_steps, traced, key)
-
-    def due(number):
-        # The first epoch too: what is wrong should be known early.
-        return (number == 0) | ((number + 1) % every == 0) if every else False
-
-    def if_due(number, measured):
-        shapes = jax.eval_shape(measured)
-        nothing = lambda: jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), shapes)  # noqa: E731
-        return jax.lax.cond(due(number), measured, nothing)
+    common = shared(config, workload, total_steps)
 
     def labels(seed, rate):
         assert workload.splits is not None
         y = jnp.asarray(workload.splits.train.y)
         if not TASKS[config["workload"]].noise:
             return y
-        noise_seed = own_seed("noise_seed", seed)
+        noise_seed = common.own_seed("noise_seed", seed)
         if not workload.num_classes:
             return _noisy_targets(y, rate, noise_seed)
         # Rounded here, in double precision: in float32 some products land beside their tie.
         flips = round(rate * len(y))
         return _noisy_labels(y, workload.num_classes, flips, noise_seed)
 
-    def start(params, model_state):
-        # No optimiser's initial state depends on rates, radii or the seed. Its moments are
-        # float32 ones, whatever the parameters are.
-        opt_state = optimizer(dict.fromkeys(TRACED, 0.0), 0).tx.init(trees.wide(params))
-        params = precision.cast(params, precision.DTYPES[config["precision"]["params"]])
-        return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
-
     def stepper(seed, traced, labels, data, number):
-        opt = optimizer(traced, seed)
-        order_seed = own_seed("order_seed", seed)
+        opt = common.optimizer(traced, seed)
+        order_seed = common.own_seed("order_seed", seed)
         dropout = sampling.stream(seed, sampling.DROPOUT)
         augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
 
@@ -163,14 +160,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
             if workload.score is not None:
                 metrics[f"{split}_{OUTPUTS}"] = outputs
-        metrics["grad_evals"] = transforms.grad_evals(state.opt_state, state.step)
-        if config["precision"]["loss_scale"]:
-            metrics["loss_scale"] = state.opt_state.scale
-            metrics["skipped_steps"] = state.opt_state.skipped
-        if every and opt.sharp is not None:
-            batch, key = inputs(state, order[-1])
-            measured = functools.partial(measure, state, batch, key, workload, opt, passes)
-            metrics.update(if_due(number, measured))
-        return state, metrics
+        batch, key = inputs(state, order[-1])
+        return state, metrics | common.closing(state, number, opt, batch, key)
 
-    return Run(workload.init, labels, start, epoch, advance, steps_per_epoch, due)
+    return Run(workload.init, labels, common.start, epoch, advance, steps_per_epoch, common.due)

@@ -11,7 +11,7 @@ from samop.tasks import TASKS
 
 BASES = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "step", "cosine", "linear", "rsqrt")
-AUGMENT = ("none", "crop_flip")
+AUGMENT = ("none", "crop_flip", "resized_crop")
 NORMALIZE = ("unit", "standardize", "none")
 MODES = ("auto", "vmap", "loop")
 BUDGETS = ("epochs", "grad_evals")
@@ -76,7 +76,7 @@ def _task(config) -> None:
 def _data(config) -> None:
     _one_of(config, "data.augment", AUGMENT)
     _one_of(config, "data.normalize", NORMALIZE)
-    most = 1 if config["workload"] == "classification" else math.inf
+    most = math.inf if config["workload"] == "regression" else 1
     _number(config, "data.label_noise", 0, most, open_end=True)
     _whole(config, "data.validation", 1)
     for field in ("data.train_size", "data.test_size"):

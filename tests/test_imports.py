@@ -25,8 +25,8 @@ LAYERS = {
         "variants",
         "tasks",
     },
-    1: {"config", "validation", "cadence", "theory", "data", "optim"},
-    2: {"workloads", "step", "train", "measures"},
+    1: {"config", "validation", "cadence", "theory", "data", "optim", "worlds", "ppo"},
+    2: {"workloads", "step", "running", "train", "playing", "measures", "chunks"},
     3: {
         "sharding",
         "checkpoint",
@@ -35,6 +35,7 @@ LAYERS = {
         "environment",
         "watch",
         "loop",
+        "streaming",
         "scores",
         "progress",
         "memory",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from samop import trees
-from samop.models import MLP, ResNet18
+from samop.models import MLP, ResNet18, ResNet50
 
 
 def count(module, shape):
@@ -30,3 +30,17 @@ def test_resnet18(filters, parameters):
 
 def test_synthetic_students():
     assert count(MLP((1000,), 1), (98,)) == 100_001
+
+
+@pytest.mark.parametrize(
+    ("filters", "parameters"),
+    [
+        (16, 1_993_976),
+        (32, 6_917_640),
+        (48, 14_771_992),
+        (56, 19_798_176),
+        (64, 25_557_032),
+    ],
+)
+def test_resnet50(filters, parameters):
+    assert count(ResNet50(filters, 1000), (64, 64, 3)) == parameters

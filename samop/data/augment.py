@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from samop.data import crops
+
 PAD = 4
 
 
@@ -25,3 +27,40 @@ def crop_flip(images: jax.Array, key: jax.Array, index: jax.Array) -> jax.Array:
         return jnp.where(bits[2] % 2 == 1, crop[:, ::-1], crop)
 
     return jax.vmap(one)(images, index)
+
+
+def resized_crop(
+    images: jax.Array, key: jax.Array, index: jax.Array, size: int, least: float
+) -> jax.Array:
+    """A random part of each image, resized and mirrored with probability ½; see `crops`.
+
+    Args:
+      images: [n, height, width, channels], any dtype.
+      key, index: as in `crop_flip`.
+      size: side of the square that is made of it.
+      least: least share of the image's area.
+
+    Returns:
+      [n, size, size, channels], floating.
+    """
+    height, width = images.shape[1:3]
+
+    def one(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        u = jax.random.uniform(jax.random.fold_in(key, i), (crops.NUMBERS,))
+        top, left, rows, columns = crops.random_box(u[:-1], height, width, least, jnp)
+        down = crops.weights(top, rows, height, size, jnp)
+        across = crops.weights(left, columns, width, size, jnp)
+        return down, jnp.where(u[-1] < 0.5, across[::-1], across)
+
+    return _resize(images, *jax.vmap(one)(index))
+
+
+def resized(images: jax.Array, size: int) -> jax.Array:
+    """Each image as a square; shapes as in `resized_crop`."""
+    sides = (crops.weights(0.0, side, side, size, jnp) for side in images.shape[1:3])
+    return _resize(images, *(jnp.tile(matrix, (len(images), 1, 1)) for matrix in sides))
+
+
+def _resize(images: jax.Array, down: jax.Array, across: jax.Array) -> jax.Array:
+    images = images.astype(down.dtype)
+    return jnp.einsum("nih,nhwc,njw->nijc", down, images, across)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from samop.data import decode, sentiment
+from samop.data import decode, molecules, records, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -89,8 +90,51 @@ ENTRIES: dict[str, Entry] = {
         stand_in="movie_snippets",
     ),
     "movie_snippets": Entry(
-        content="",
+        content="a6fcdfe7c1e61dadd17f929912ea30e5909a788a9cc006357919eb0228f10515",
         package=PACKAGES["movie_snippets"],
         decode=sentiment.movie_snippets,
+    ),
+    "moleculeace": Entry(
+        content="c876e5c39ed39b053760ce532791fa4ee845c70a07b51b8c495a7f7405302f40",
+        package=PACKAGES["moleculeace"],
+        decode=molecules.smiles_tables,
+    ),
+    "ogbg_molpcba": Entry(
+        content="",
+        tfds=TfdsSource(
+            "ogbg_molpcba",
+            "https://snap.stanford.edu/ogb/data/graphproppred/csv_mol_download/pcba.zip",
+        ),
+        from_tfds=molecules.ready_graphs,
+        splits=("train", "validation", "test"),
+        stand_in="moleculeace",
+    ),
+    "universal_dependencies": Entry(
+        # Ancient Greek (Perseus), the treebank of Flax's nlp_seq example: of release 2.10, as TFDS
+        # has it, where the example's is 2.0. Tags: XPOS.
+        content="",
+        tfds=TfdsSource(
+            "universal_dependencies/grc_perseus",
+            "https://raw.githubusercontent.com/UniversalDependencies/UD_Ancient_Greek-Perseus/"
+            "r2.10/grc_perseus-ud-train.conllu",
+        ),
+        from_tfds=tagged.universal_dependencies,
+        splits=("train", "dev", "test"),
+        stand_in="brown",
+    ),
+    "brown": Entry(
+        content="7da6008e2b32d0fe685f1220ebcad3a5ea1bf8b32e1aea93349735b20bda2ba5",
+        package=PACKAGES["brown"],
+        decode=tagged.brown,
+    ),
+    "turkish_web": Entry(
+        content="7a536783221741a1aa68c34be6c7fbe268fa9998179761b707616de4e999f74d",
+        package=PACKAGES["turkish_web"],
+        decode=tagged.conllu,
+    ),
+    "imagenet_photos": Entry(
+        content="a35247982b1f41c0757819cf1f7b0eb09de56427b970a02707ac967088460845",
+        package=PACKAGES["imagenet_photos"],
+        decode=records.photo_files,
     ),
 }

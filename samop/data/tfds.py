@@ -21,6 +21,7 @@ import numpy as np
 
 from samop.data.client import Unavailable
 from samop.data.dataset import Arrays
+from samop.data.records import Records
 from samop.errors import UserError
 
 PROBE_S = 2.0
@@ -110,11 +111,7 @@ def read(
     Raises:
       Unavailable: it cannot be read here; says why.
     """
-    try:
-        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-        file_format = info.get("fileFormat", "tfrecord")
-    except (OSError, ValueError, AttributeError) as error:
-        raise Unavailable(f"{folder / 'dataset_info.json'} cannot be read: {error}") from error
+    file_format = _about(folder).get("fileFormat", "tfrecord")
     random_access = file_format == "array_record"
     if not random_access and importlib.util.find_spec("tensorflow") is None:
         raise Unavailable(
@@ -147,12 +144,69 @@ def read(
     }
 
 
+def _about(folder: Path) -> Mapping[str, Any]:
+    file = folder / "dataset_info.json"
+    try:
+        info = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{file} cannot be read: {error}") from error
+    if not isinstance(info, dict):
+        raise Unavailable(f"{file} cannot be read: it is no JSON object")
+    return info
+
+
 def _examples(tfds: Any, builder: Any, split: str, random_access: bool) -> Iterable[Any]:
     if random_access:
         return builder.as_data_source(split=split)
     # One file after the other: reading several at once would mix their examples.
     config = tfds.ReadConfig(interleave_cycle_length=1)
     return tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False, read_config=config))
+
+
+def records(folder: Path, split: str) -> Records:
+    """The photos of a split, in TFDS's order, undecoded and read when asked for.
+
+    Args:
+      folder: that of a version prepared as ArrayRecord; its examples have "image" and "label".
+      split: TFDS's name.
+
+    Raises:
+      Unavailable: it cannot be read here; says why.
+    """
+    file_format = _about(folder).get("fileFormat", "tfrecord")
+    if file_format != "array_record":
+        raise Unavailable(
+            f"{folder} is prepared as {file_format}, which has no random access: prepare it with "
+            "--file_format=array_record, or use `tfds convert_format`"
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(str(folder))
+        skip = {"image": tfds.decode.SkipDecoding()}
+        source = builder.as_data_source(split=split, decoders=skip)
+        count = builder.info.splits[split].num_examples
+    except Exception as error:
+        raise Unavailable(f"{folder} cannot be read: {_reason(error)}") from error
+
+    def example(i: int) -> Mapping[str, Any]:
+        try:
+            return source[i]
+        except Exception as error:
+            raise UserError(
+                f"{folder}, split {split!r}, record {i}: cannot be read: {_reason(error)}"
+            ) from error
+
+    def read(i: int) -> tuple[bytes, int]:
+        found = example(i)
+        return bytes(found["image"]), int(found["label"])
+
+    def name(i: int) -> str:
+        own = example(i).get("file_name", b"")
+        own = own.decode(errors="replace") if isinstance(own, bytes) else str(own)
+        return f"{folder}, split {split!r}, record {i}" + (f" ({own})" if own else "")
+
+    return Records(count, read, name)
 
 
 def answers(url: str, seconds: float = PROBE_S) -> str:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from samop.data import Dataset, augment
+from samop.data import augment
 from samop.errors import UserError
 from samop.workloads import Metric, Workload, supervised
 
@@ -24,20 +24,20 @@ def examples(logits: jax.Array, batch: dict[str, jax.Array]) -> dict[str, jax.Ar
     return {"loss": loss, "accuracy": (jnp.argmax(logits, -1) == batch["y"]).astype(loss.dtype)}
 
 
-def normalization(dataset: Dataset, how: str) -> tuple[np.ndarray, np.ndarray]:
+def normalization(pixels: Any, how: str) -> tuple[np.ndarray, np.ndarray]:
     """(gain, offset), each [1, 1, 1, channels or 1]: raw · gain + offset enters the network.
 
     Args:
-      dataset: its `scale`, `mean` and `std` describe the raw pixels.
+      pixels: a data set, or else what has its `scale`, `mean` and `std` of the raw pixels.
       how: "unit" for [0, 1], "standardize" for mean 0 and deviation 1 a channel, "none".
     """
     if how == "standardize":
-        std, mean = np.asarray(dataset.std, np.float32), np.asarray(dataset.mean, np.float32)
-        gain, offset = 1 / (dataset.scale * std), -mean / std
+        std, mean = np.asarray(pixels.std, np.float32), np.asarray(pixels.mean, np.float32)
+        gain, offset = 1 / (pixels.scale * std), -mean / std
     else:
         gain, offset = np.ones(1, np.float32), np.zeros(1, np.float32)
         if how == "unit":
-            gain = gain / dataset.scale
+            gain = gain / pixels.scale
     return gain.reshape(1, 1, 1, -1), offset.reshape(1, 1, 1, -1)
 
 
@@ -47,6 +47,11 @@ def build(config: Mapping[str, Any]) -> Workload:
     if not dataset.num_classes:
         raise UserError(f"data.name={dataset.name!r} has no classes: use workload='regression'")
     fields = config["data"]
+    if fields["augment"] == "resized_crop":
+        raise UserError(
+            "data.augment='resized_crop' is for photos; with workload='classification' use "
+            "'crop_flip' or 'none'"
+        )
     gain, offset = normalization(dataset, fields["normalize"])
     example = jax.ShapeDtypeStruct((1, *splits.train.x.shape[1:]), jnp.float32)
     init, apply = supervised.network(config, example, dataset.num_classes)

@@ -1,0 +1,217 @@
+"""Runs whose examples are streamed: an epoch in pieces, each a compiled call on a chunk of batches.
+
+Updates are those of `samop.train`, the same step on the same batches; only where the batches come
+from differs. While a chunk trains, the next one is read, put together and sent to the device.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from samop import chunks, transforms
+from samop.config import epochs
+from samop.data import sampling
+from samop.data.stream import Stream
+from samop.running import shared
+from samop.sharding import Program
+from samop.step import TrainState, passes_of, train_step
+from samop.train import Run, sums
+from samop.workloads import Workload
+
+PyTree = Any
+SPLITS = ("validation", "test")
+
+
+class Pieces(NamedTuple):
+    """What an epoch is made of. All are called like `Run.epoch`, a chunk being the data.
+
+    Attributes:
+      chunk: the updates of the first "count" of the batches "x", "y", "index" [K, size, ...]:
+        (state, sums of their metrics).
+      tally: (sums of the metrics over the examples "x", "y" [K, size, ...] with a "weight", sum of
+        the weights), on the state left as it is; padding has weight 0.
+      close: metrics at the end of an epoch, whose last batch is "x", "y", "index" [size, ...].
+    """
+
+    chunk: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    tally: Callable[..., tuple[dict[str, jax.Array], jax.Array]]
+    close: Callable[..., dict[str, jax.Array]]
+
+
+def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
+    """The functions of one run, see `samop.train.Run`; its epoch is in pieces.
+
+    `labels` gives what noise adds to each label, modulo the number of classes: noise moves a label
+    by a number that does not depend on it, so the labels themselves may come later.
+
+    Args:
+      config: a validated config, see `samop.train.make_run`.
+      workload: one with a stream.
+    """
+    steps_per_epoch = workload.count // config["train"]["batch_size"]
+    common = shared(config, workload, steps_per_epoch * epochs(config))
+    passes = passes_of(config)
+    assert workload.score is None, "a score of a whole split needs all its outputs at once"
+
+    def labels(seed, rate):
+        noise_seed = common.own_seed("noise_seed", seed)
+        zero, flips = jnp.zeros(workload.count, jnp.int32), round(rate * workload.count)
+        return sampling.noisy_labels(zero, workload.num_classes, flips, noise_seed)
+
+    def network_inputs(seed, labels, data, number):
+        order_seed = common.own_seed("order_seed", seed)
+        augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
+        y = (data["y"] + labels[data["index"]]) % workload.num_classes
+        return workload.batch(data["x"], y, augment, data["index"])
+
+    def step_key(seed, state):
+        return jax.random.fold_in(sampling.stream(seed, sampling.DROPOUT), state.step)
+
+    def chunk(state, seed, traced, labels, data, number):
+        opt = common.optimizer(traced, seed)
+        batches = {name: data[name] for name in ("x", "y", "index")}
+
+        def update(state, i):
+            part = jax.tree.map(lambda a: a[i], batches)
+            batch = network_inputs(seed, labels, part, number)
+            return train_step(state, batch, step_key(seed, state), workload, opt, passes)
+
+        def one(i, carry):
+            state, seen = update(carry[0], i)
+            return state, jax.tree.map(jnp.add, carry[1], seen)
+
+        _, shapes = jax.eval_shape(update, state, 0)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return jax.lax.fori_loop(0, data["count"], one, (state, nothing))
+
+    def tally(state, seed, traced, labels, data, number):
+        params = transforms.eval_params(state.opt_state, state.params)
+        values, counts, _ = sums(params, state.model_state, data, workload)
+        return {name: jnp.sum(value) for name, value in values.items()}, jnp.sum(counts)
+
+    def close(state, seed, traced, labels, data, number):
+        batch = network_inputs(seed, labels, data, number)
+        opt = common.optimizer(traced, seed)
+        return common.closing(state, number, opt, batch, step_key(seed, state))
+
+    def whole(*_):
+        raise TypeError("the examples of a streamed run are never on the devices all at once")
+
+    return Run(
+        workload.init,
+        labels,
+        common.start,
+        whole,
+        whole,
+        steps_per_epoch,
+        common.due,
+        Pieces(chunk, tally, close),
+    )
+
+
+def compiled(program: Program, arguments: tuple[PyTree, ...], data: tuple[PyTree, ...]) -> Pieces:
+    """The three programs, compiled.
+
+    Args:
+      program: of a group with one run.
+      arguments: of an epoch, `samop.loop.shapes`; its data are not looked at.
+      data: shapes of what each of the three takes for data, `shapes`.
+    """
+    place = program.sharding("every")
+    found = []
+    for piece, data_shapes in zip(program.pieces, data):
+        on_device = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), data_shapes
+        )
+        found.append(piece.lower(*arguments[:4], on_device, arguments[5]).compile())
+    return Pieces(*found)
+
+
+def shapes(stream: Stream, config: Mapping[str, Any]) -> tuple[PyTree, ...]:
+    """Shapes of the data that the pieces take, in the order of `Pieces`."""
+    size, held = config["train"]["batch_size"], evaluated(stream, config)
+    many = chunks.length(size, stream.examples // size, stream.example)
+    most = max(-(-stream.counts[split] // held) for split in SPLITS)
+
+    def batch(last, kind, *axes):
+        x, y = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((*axes, *a.shape[1:]), a.dtype), stream.example
+        )
+        return {"x": x, "y": y, last: jax.ShapeDtypeStruct(axes, kind)}
+
+    count = {"count": jax.ShapeDtypeStruct((), np.int32)}
+    return (
+        batch("index", np.int32, many, size) | count,
+        batch("weight", np.float32, chunks.length(held, most, stream.example), held),
+        batch("index", np.int32, size),
+    )
+
+
+def evaluated(stream: Stream, config: Mapping[str, Any]) -> int:
+    """Size of a batch in evaluation: no larger than a split."""
+    return min(config["train"]["eval_batch_size"], max(stream.counts[split] for split in SPLITS))
+
+
+def epoch(
+    stream: Stream, program: Program, pieces: Pieces, config: Mapping[str, Any]
+) -> Callable[..., tuple[PyTree, dict[str, np.ndarray]]]:
+    """An epoch as `samop.loop` calls it: (state, seeds, traced, labels, data, number).
+
+    It returns when the epoch is done, not before, its metrics [1, 1] on the host. A run that is
+    resumed begins the epoch anew that it was in: checkpoints lie between epochs.
+
+    Args:
+      stream: of the examples.
+      program: of a group with one run.
+      pieces: of the program, compiled or not.
+      config: of the run; seeds are not read from it.
+    """
+    train, own_order = config["train"], config["data"]["order_seed"]
+    of_chunk, of_tally, _ = shapes(stream, config)
+
+    def sent(batches: Callable[[], Any], shape: PyTree) -> Iterator[Any]:
+        """(chunk on the device, its last batch on the host)."""
+
+        def items():
+            for chunk, filled in chunks.put_together(batches(), shape):
+                last = jax.tree.map(lambda a: a[filled - 1], chunk)  # noqa: B023
+                count = {"count": np.int32(filled)} if "count" in shape else {}
+                yield program.place("every", chunk | count), last
+
+        return chunks.ahead(items)
+
+    def run(state, seeds, traced, labels, _, number):
+        seed = own_order if own_order >= 0 else int(np.asarray(seeds)[0])
+        inputs, place = (seeds, traced, labels), int(number)
+        seen: list[PyTree] = []
+        final: PyTree = None
+        batches = lambda: stream.train(seed, place, train["batch_size"])  # noqa: E731
+        for chunk, last in sent(batches, of_chunk):
+            final = last
+            state, sums = pieces.chunk(state, *inputs, chunk, number)
+            seen.append(sums)
+            if len(seen) > 1:
+                jax.block_until_ready(seen[-2])  # two chunks on the device are enough
+        steps = stream.examples // train["batch_size"]
+        metrics = {f"train_{name}": x / steps for name, x in _added(seen).items()}
+        for split in SPLITS:
+            batches = lambda: stream.evaluation(split, evaluated(stream, config))  # noqa: B023, E731
+            seen = [
+                pieces.tally(state, *inputs, chunk, number) for chunk, _ in sent(batches, of_tally)
+            ]
+            values, count = _added(seen)
+            metrics.update({f"{split}_{name}": x / count for name, x in values.items()})
+        closing = pieces.close(state, *inputs, program.place("every", final), number)
+        return state, metrics | jax.device_get(closing)
+
+    return run
+
+
+def _added(parts: list[PyTree]) -> PyTree:
+    """The sum of trees of arrays, in double precision on the host."""
+    return jax.tree.map(
+        lambda *xs: np.sum([np.asarray(x, np.float64) for x in xs], 0), *jax.device_get(parts)
+    )
