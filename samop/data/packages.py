@@ -95,6 +95,16 @@ PACKAGES: dict[str, Package] = {
         max_bytes=160_000_000,
         licence="ISC for the package",
     ),
+    "movie_snippets": Package(
+        client="pip",
+        package="vaderSentiment",
+        version="3.3.2",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        megabytes=2.5,
+        members=("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",),
+        max_bytes=10_000_000,
+        licence="MIT for the package",
+    ),
     "moleculeace": Package(
         client="pip",
         package="MoleculeACE",

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from samop.data import decode, sentiment
 from samop.data import decode, molecules, records, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
@@ -80,6 +81,18 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "sst2": Entry(
+        content="",
+        tfds=TfdsSource("glue/sst2", "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"),
+        from_tfds=sentiment.sst2,
+        splits=("train", "validation"),
+        stand_in="movie_snippets",
+    ),
+    "movie_snippets": Entry(
+        content="a6fcdfe7c1e61dadd17f929912ea30e5909a788a9cc006357919eb0228f10515",
+        package=PACKAGES["movie_snippets"],
+        decode=sentiment.movie_snippets,
     ),
     "moleculeace": Entry(
         content="c876e5c39ed39b053760ce532791fa4ee845c70a07b51b8c495a7f7405302f40",
