@@ -14,6 +14,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from samop import data
+from samop.workloads.sentiment import TEST_SHARE
 
 LEAST = 3  # occurrences in training
 PENALTIES = (0.03, 0.1, 0.3)  # scikit-learn's C: smaller is stronger
@@ -25,7 +26,6 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME")
     parser.add_argument("--validation", type=int, default=1000)
     parser.add_argument("--train_size", type=int, default=0)
-    parser.add_argument("--test_share", type=float, default=0.1)
     args = parser.parse_args()
     for name in args.names:
         arrays = data.load(name).arrays
@@ -35,7 +35,7 @@ def main() -> None:
             n,
             validation=args.validation,
             train=args.train_size,
-            test_share=args.test_share,
+            test_share=TEST_SHARE,
             own=arrays.get("part"),
         )
         owner = np.repeat(np.arange(n), np.diff(start))
