@@ -76,7 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(layers=2, heads=4, dropout=0.1)
         config.optimizer.update(schedule="linear", warmup=0.1)
         config.optimizer.lr = 0.01 if args.smoke else 0.005
-        config.sweep.rho = (0.02,) if args.smoke else (0.02, 0.05)
+        config.sweep.rho = (0.02,) if args.smoke else (0.005, 0.02)
     return config
 
 
