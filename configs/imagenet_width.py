@@ -56,6 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.smoke:
         config.experiment = "imagenet_width_smoke"
         config.sweep.rho = (0.05,)
+        config.train.diagnostics_every = 0  # measuring takes as long to compile as training
         _smoke(config)
     return config
 
@@ -90,7 +91,7 @@ def _smoke(config: ConfigDict) -> None:
         config.task.update(image_size=64, crop_area=0.5)
         config.sweep.filters = (8,)
         config.optimizer.lr = 0.1
-        config.train.update(batch_size=10, epochs=40, diagnostics_every=0)
+        config.train.update(batch_size=10, epochs=40)
     else:
         config.task.image_size = 32
         config.data.update(train_size=640, validation=500, test_size=500)

@@ -13,7 +13,7 @@ epochs are about 100,000 steps.
 Where ogbg-molpcba cannot be had, data=moleculeace is a stand-in, under its own name: 35,633
 molecules of ChEMBL and 30 binary tasks. Its batches (4 rows, about 40 molecules), rate 3e-3 and
 standardised atoms' properties are our choice: it is small, and raw properties learn slowly.
-Arguments after the colon: smoke; cpu; data=ogbg_molpcba; seeds=3; epochs=73; latent=16+64.
+Arguments after the colon: smoke; cpu; data=ogbg_molpcba; seeds=3; epochs=73; width=16+64.
 `cpu` is what two CPU cores can do: moleculeace, latent sizes 16, 32, 64 on 10,000 training
 molecules, 15 epochs with a cosine schedule and no dropout, Adam and SAM at ρ = .02 and .05, three
 seeds.
@@ -27,9 +27,9 @@ LATENT = (128, 256, 512)
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    smoke = {"seeds": 1, "epochs": 1, "latent": "8+16", "data": "moleculeace"}
-    cpu = {"epochs": 15, "latent": "16+32+64", "data": "moleculeace"}
-    args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=73, latent="", data="ogbg_molpcba")
+    smoke = {"seeds": 1, "epochs": 1, "width": "8+16", "data": "moleculeace"}
+    cpu = {"epochs": 15, "width": "16+32+64", "data": "moleculeace"}
+    args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=73, width="", data="ogbg_molpcba")
     small = args.data == "moleculeace"
     config = configs.defaults("gcn", "molecules")
     config.experiment = "moleculeace_width" if small else "molpcba_width"
@@ -43,7 +43,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.train.batch_size = 4 if small else 20
     config.train.eval_batch_size = 100
     config.train.epochs = args.epochs
-    config.sweep.latent = configs.parse_sizes(args.latent) if args.latent else LATENT
+    config.sweep.latent = configs.parse_sizes(args.width) if args.width else LATENT
     config.sweep.rho = (0.02, 0.05, 0.1, 0.2)
     config.sweep.seeds = args.seeds
     if args.cpu:

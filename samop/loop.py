@@ -92,7 +92,7 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = (make_run if stream is None else streaming.make_run)(point, workload)
+    run = make_run(point, workload)
     program = make_program(run, group.layout, devices)
     epoch = program.epoch
     if stream is not None:

@@ -103,6 +103,10 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         from samop import playing
 
         return playing.make_run(config, workload)
+    if workload.stream is not None:
+        from samop import streaming
+
+        return streaming.make_run(config, workload)
     assert workload.splits is not None
     batch_size = config["train"]["batch_size"]
     examples = workload.count

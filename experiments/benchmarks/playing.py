@@ -6,7 +6,7 @@ python experiments/benchmarks/playing.py --world=atari_pong --channels=32
 All on one device, of `runs` seeds as one program; a frame is one step of one game. "games" takes
 random actions, "games and policy" is what an iteration of PPO plays, "PPO" is the epoch that a run
 from the command line trains, without its evaluation games but one step. Rates are the best of
-`turns`. Also says what a policy that acts at random scores in the evaluation games.
+`turns`.
 """
 
 import argparse
@@ -82,16 +82,6 @@ def of_epoch(points: list[dict], turns: int) -> float:
     return seconds / points[0]["task"]["iterations"]
 
 
-def at_random(world: str, steps: int) -> float:
-    """Mean return of the evaluation games, each at most so many steps, of random actions."""
-    config = point(world, 4, 0)
-    workload = build(config)
-    uniform = lambda frame: {"logits": jnp.zeros((len(frame), workload.world.num_actions))}  # noqa: E731
-    arena = workload.world.evaluation
-    returns = jax.jit(lambda h: playing.evaluate(arena, h, uniform, steps, False))(arena.handle)
-    return float(returns.mean())
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--world", default="minatar_breakout")
@@ -115,8 +105,6 @@ def main() -> None:
         print(
             f"{args.world} {args.channels} × {args.runs}: {what}: {frames / taken:,.0f}/s, {share}"
         )
-    limit = 1000 if args.world.startswith("minatar") else 2000
-    print(f"{args.world}: random actions score {at_random(args.world, limit):.3g}")
 
 
 if __name__ == "__main__":

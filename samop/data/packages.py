@@ -95,15 +95,15 @@ PACKAGES: dict[str, Package] = {
         max_bytes=160_000_000,
         licence="ISC for the package",
     ),
-    "imagenet_photos": Package(
+    "movie_snippets": Package(
         client="pip",
-        package="foolbox",
-        version="3.3.4",
-        sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
-        megabytes=1.7,
-        members=("foolbox/data/imagenet_*.jpg",),
+        package="vaderSentiment",
+        version="3.3.2",
+        sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        megabytes=2.5,
+        members=("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",),
         max_bytes=10_000_000,
-        licence="MIT for the package; ImageNet's own terms apply to the photos",
+        licence="MIT for the package",
     ),
     "moleculeace": Package(
         client="pip",
@@ -134,6 +134,16 @@ PACKAGES: dict[str, Package] = {
         members=("data/web.conllu", "data/wiki.conllu"),
         max_bytes=10_000_000,
         licence="Apache-2.0",
+    ),
+    "imagenet_photos": Package(
+        client="pip",
+        package="foolbox",
+        version="3.3.4",
+        sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+        megabytes=1.7,
+        members=("foolbox/data/imagenet_*.jpg",),
+        max_bytes=10_000_000,
+        licence="MIT for the package; ImageNet's own terms apply to the photos",
     ),
 }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, molecules, records, tagged
+from samop.data import decode, molecules, records, sentiment, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -81,10 +81,17 @@ ENTRIES: dict[str, Entry] = {
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
     ),
-    "imagenet_photos": Entry(
-        content="a35247982b1f41c0757819cf1f7b0eb09de56427b970a02707ac967088460845",
-        package=PACKAGES["imagenet_photos"],
-        decode=records.photo_files,
+    "sst2": Entry(
+        content="",
+        tfds=TfdsSource("glue/sst2", "https://dl.fbaipublicfiles.com/glue/data/SST-2.zip"),
+        from_tfds=sentiment.sst2,
+        splits=("train", "validation"),
+        stand_in="movie_snippets",
+    ),
+    "movie_snippets": Entry(
+        content="a6fcdfe7c1e61dadd17f929912ea30e5909a788a9cc006357919eb0228f10515",
+        package=PACKAGES["movie_snippets"],
+        decode=sentiment.movie_snippets,
     ),
     "moleculeace": Entry(
         content="c876e5c39ed39b053760ce532791fa4ee845c70a07b51b8c495a7f7405302f40",
@@ -123,5 +130,10 @@ ENTRIES: dict[str, Entry] = {
         content="7a536783221741a1aa68c34be6c7fbe268fa9998179761b707616de4e999f74d",
         package=PACKAGES["turkish_web"],
         decode=tagged.conllu,
+    ),
+    "imagenet_photos": Entry(
+        content="a35247982b1f41c0757819cf1f7b0eb09de56427b970a02707ac967088460845",
+        package=PACKAGES["imagenet_photos"],
+        decode=records.photo_files,
     ),
 }

@@ -7,6 +7,7 @@ from flax import linen as nn
 
 from samop.models.agents import MinAtarCNN, NatureCNN
 from samop.models.gcn import GraphConvNet
+from samop.models.lstm import LSTMClassifier
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
 from samop.models.resnet50 import ResNet50
@@ -45,6 +46,13 @@ MODELS: dict[str, Model] = {
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
         norm_layers=True,
+    ),
+    "lstm": Model(
+        fields={"embed": 300, "hidden": 298, "dropout": 0.5},
+        build=lambda fields, outputs, vocabulary: LSTMClassifier(
+            vocabulary, fields["embed"], fields["hidden"], outputs, fields["dropout"]
+        ),
+        width=lambda fields: str(fields["hidden"]),
     ),
     "resnet50": Model(
         fields={"filters": 64},

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from samop.tasks import control, imagenet, molecules, tagging
+from samop.tasks import control, imagenet, molecules, sentiment, tagging
 
 
 class Task(NamedTuple):
@@ -24,8 +24,9 @@ class Task(NamedTuple):
 TASKS: dict[str, Task] = {
     "regression": Task({}, noise=True),
     "classification": Task({}, noise=True),
+    "imagenet": Task(imagenet.FIELDS, imagenet.check, noise=True),
     "tagging": Task(tagging.FIELDS, tagging.check),
+    "sentiment": Task(sentiment.FIELDS, sentiment.check, noise=True),
     "molecules": Task(molecules.FIELDS, molecules.check),
     "control": Task(control.FIELDS, control.check),
-    "imagenet": Task(imagenet.FIELDS, imagenet.check, noise=True),
 }

@@ -1,4 +1,4 @@
-"""Classes of photos, see `samop.workloads.imagenet`."""
+"""Photos, or small images made larger, see `samop.workloads.imagenet`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,13 +13,13 @@ FIELDS = {
 
 def check(config: Mapping[str, Any]) -> None:
     """See `samop.tasks.Task`."""
-    task, augment = config["task"], config["data"]["augment"]
+    task, data = config["task"], config["data"]
     if task["image_size"] < 1:
         raise UserError(f"task.image_size={task['image_size']} should be a number of pixels ≥ 1")
     if not 0 < task["crop_area"] <= 1:
         raise UserError(f"task.crop_area={task['crop_area']} should be a share in (0, 1]")
-    if augment not in ("none", "resized_crop"):
+    if data["augment"] not in ("none", "resized_crop"):
         raise UserError(
-            f"data.augment={augment!r} is for small images; with workload='imagenet' use "
+            f"data.augment={data['augment']!r} is for small images; with workload='imagenet' use "
             "'resized_crop' or 'none'"
         )

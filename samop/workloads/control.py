@@ -57,7 +57,7 @@ def of_world(world: worlds.World, config: Mapping[str, Any]) -> Workload:
         batch=batch,
         apply=apply,
         examples=examples,
-        source={"kind": "world", "name": world.name, "version": world.version},
+        source={"kind": "world", "origin": world.version},
         weight=lambda batch: batch["y"]["weight"],
         unit="frames",
         world=world,

@@ -1,6 +1,6 @@
 """What molecules give away without a graph network: the reference for `molpcba_width.py`.
 
-python experiments/molecule_baseline.py --data=moleculeace --validation=3500
+python experiments/baselines/molecules.py --data=moleculeace --validation=3500
 
 Mean average precision on the validation and the test part, the same parts as the networks':
 

@@ -1,6 +1,6 @@
 """How well tags are guessed without context: what a tagger has to beat.
 
-python experiments/tagging_baselines.py brown turkish_web [--train_size=4000]
+python experiments/baselines/tagging.py brown turkish_web [--train_size=4000]
 
 Each word gets the most frequent tag of training, or its own most frequent one there. Measured on
 the test part of configs/pos_width.py; a table on standard output. A second or two on a CPU.
