@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, sentiment
-from samop.data import decode, molecules, records, tagged
+from samop.data import decode, molecules, records, sentiment, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource

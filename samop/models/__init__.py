@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from samop.models.lstm import LSTMClassifier
 from samop.models.agents import MinAtarCNN, NatureCNN
 from samop.models.gcn import GraphConvNet
+from samop.models.lstm import LSTMClassifier
 from samop.models.mlp import MLP
 from samop.models.resnet import ResNet18
 from samop.models.resnet50 import ResNet50
