@@ -3,17 +3,19 @@
 Networks as somebody would write them there: `nn.LSTM` over packed sequences, whose backward
 direction then begins at a sentence's last word as ours does (`packed=False`: over padding too,
 which computes something else), `nn.TransformerEncoder` with its norms first. Sizes and dropout are
-arguments; weights are PyTorch's own start, since speeds do not depend on them.
+arguments; weights are PyTorch's own start, since speeds do not depend on them, and so are the
+Transformer's position signals, random numbers here.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch_train import perturb
 
 UNKNOWN, WORD_DROPOUT = 1, 0.1
-Step = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # inputs, labels → loss
+Step = Callable[[Any, torch.Tensor], torch.Tensor]  # inputs, labels → loss
 
 
 class LSTM(nn.Module):
@@ -58,37 +60,41 @@ class LSTM(nn.Module):
 
 
 class Transformer(nn.Module):
-    """An encoder that tags: words [batch, steps], zeros at the end → logits [batch, steps, tags].
-
-    Norms come first, positions are learned, attention leaves padding out.
-    """
+    """`samop.models.transformer.Transformer`, for rows that hold several sentences."""
 
     def __init__(
         self,
         vocabulary: int,
-        width: int,
+        size: int,
         layers: int,
         heads: int,
         steps: int,
         outputs: int,
-        dropout: float = 0.0,
-        activation: str = "relu",
+        dropout: float = 0.1,
     ):
         super().__init__()
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.positions = nn.Parameter(0.02 * torch.randn(steps, width))
+        self.embedding = nn.Embedding(vocabulary, size)
+        self.register_buffer("positions", torch.randn(steps, size))
         layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout, activation, batch_first=True, norm_first=True
+            size, heads, 4 * size, dropout, nn.functional.elu, batch_first=True, norm_first=True
         )
         self.encoder = nn.TransformerEncoder(
-            layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
+            layer, layers, nn.LayerNorm(size), enable_nested_tensor=False
         )
         self.drop = nn.Dropout(dropout)
-        self.logits = nn.Linear(width, outputs)
+        self.tags = nn.Linear(size, outputs)
+        self.heads = heads
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        states = self.drop(self.embedding(x) + self.positions[: x.shape[1]])
-        return self.logits(self.encoder(states, src_key_padding_mask=x == 0))
+    def forward(self, x: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Words and sentence numbers, both [rows, steps] → [rows, steps, outputs].
+
+        A word sees those of its own sentence.
+        """
+        word, segment = x
+        apart = segment[:, :, None] != segment[:, None, :]
+        states = self.drop(self.embedding(word)) + self.positions
+        states = self.encoder(states, mask=apart.repeat_interleave(self.heads, 0))
+        return self.tags(states)
 
 
 def step(model: nn.Module, rho: float, base: torch.optim.Optimizer, ignore: int = -100) -> Step:

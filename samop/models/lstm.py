@@ -1,10 +1,14 @@
 """A bidirectional LSTM over words, with attention, for classifying sentences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import lax
+
+from samop.models.dropout import Dropout
 
 UNKNOWN = 1  # the word that word dropout puts in; 0 is padding
 WORD_DROPOUT = 0.1
@@ -38,7 +42,7 @@ class LSTMClassifier(nn.Module):
 
         `train` needs the random stream "dropout".
         """
-        drop = nn.Dropout(self.dropout, deterministic=not train)
+        drop = functools.partial(Dropout(self.dropout), train=train)
         if train:
             gone = jax.random.bernoulli(self.make_rng("dropout"), WORD_DROPOUT, x.shape)
             word = jnp.where(gone & (x > 0), UNKNOWN, x)

@@ -15,7 +15,6 @@ from samop.models.lstm import UNKNOWN
 from samop.workloads import Metric, Workload, supervised
 from samop.workloads.classification import examples
 
-TEST_SHARE = 0.15  # of data without a test part of their own
 FIRST_WORD = UNKNOWN + 1  # 0 is padding
 
 
@@ -37,7 +36,6 @@ def _load(
         validation=validation,
         train=train,
         test=test,
-        test_share=TEST_SHARE,
         own=arrays.get("part"),
     )
     start = np.asarray(arrays["start"])
