@@ -31,7 +31,6 @@ from samop.workloads import Workload
 PyTree = Any
 Row = dict[str, Any]
 _ORDER_SEED = 20212  # a constant: which training examples are looked at never varies
-SHARE = "share"  # in a batch: each example's weight over the mean weight
 CHUNK = 500  # examples that a product has in memory
 
 
@@ -51,10 +50,7 @@ def losses(workload: Workload) -> Losses:
         return workload.apply(variables["params"], variables["state"], batch, None, False)[0]
 
     def criterion(outputs, batch):
-        # A weighted mean over all is a plain one of losses that carry their share: so it stays a
-        # mean however the examples are divided, and single examples have Hessians that add up.
-        loss = workload.examples(outputs, batch)["loss"]
-        return jnp.mean(loss if workload.weight is None else batch[SHARE] * loss)
+        return workload.means(outputs, batch)["loss"]
 
     return Losses(
         lambda variables, batch: criterion(model(variables, batch), batch), model, criterion
@@ -91,11 +87,7 @@ def batch_of(config: Mapping[str, Any], workload: Workload, labels: Any) -> PyTr
         jax.tree.map(lambda a: jnp.asarray(np.asarray(a)[index]), part)
         for part in (workload.splits.train.x, labels)
     ]
-    batch = workload.batch(*taken, None, None)
-    if workload.weight is None:
-        return batch
-    weight = workload.weight(batch)
-    return {**batch, SHARE: weight / jnp.mean(weight)}
+    return workload.weighed(workload.batch(*taken, None, None))
 
 
 def measure(

@@ -74,6 +74,7 @@ def train_step(
     first = loss_function(workload, state.model_state, passes.first, scale)
     second = loss_function(workload, state.model_state, passes.second, scale)
     start = trees.wide(state.params)
+    batch = workload.weighed(batch)  # before it is divided into ascent groups
     if opt.ascent is not None:
         gradient = transforms.sam_gradient(
             first,

@@ -54,7 +54,9 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
     steps_per_epoch = workload.count // config["train"]["batch_size"]
     common = shared(config, workload, steps_per_epoch * epochs(config))
     passes = passes_of(config)
-    assert workload.score is None, "a score of a whole split needs all its outputs at once"
+    # Neither is of the workloads there are: a score needs all outputs at once, and means of chunks
+    # are not weighed.
+    assert workload.score is None and workload.weight is None  # noqa: PT018
 
     def labels(seed, rate):
         noise_seed = common.own_seed("noise_seed", seed)

@@ -140,7 +140,8 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
 
         def body(state, index):
             batch, key = inputs(state, index)
-            return train_step(state, batch, key, workload, opt, passes)
+            state, seen = train_step(state, batch, key, workload, opt, passes)
+            return state, (seen, workload.weight(batch).sum() if workload.weight else ())
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
         return opt, inputs, body, order
@@ -152,8 +153,9 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
 
     def epoch(state, seed, traced, labels, data, number):
         opt, inputs, body, order = stepper(seed, traced, labels, data, number)
-        state, seen = jax.lax.scan(body, state, order)
-        metrics = {f"train_{name}": jnp.mean(value) for name, value in seen.items()}
+        state, (seen, weight) = jax.lax.scan(body, state, order)
+        share = weight / jnp.mean(weight) if workload.weight else 1.0
+        metrics = {f"train_{name}": jnp.mean(share * value) for name, value in seen.items()}
         params = transforms.eval_params(state.opt_state, state.params)
         for split in ("validation", "test"):
             means, outputs = evaluate(params, state.model_state, data[split], workload)

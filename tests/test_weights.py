@@ -94,6 +94,44 @@ def test_an_evaluation_is_the_mean_over_tokens(most):
     assert outputs == ()
 
 
+@pytest.mark.parametrize("by", ["scan", "vmap"])
+def test_groups_of_unequal_weight_at_radius_zero_are_the_batch(by, x64):
+    workload = sequences()
+    config = point(optimizer__rho=0.0, optimizer__m=4, optimizer__m_by=by, train__batch_size=12)
+    traced = {"optimizer.rho": 0.0, "optimizer.lr": 0.5, "optimizer.weight_decay": 0.0}
+    split = workload.splits.train
+    raw = jax.tree.map(lambda a: jnp.asarray(a[:12]), (split.x, split.y))
+    batch = workload.batch(*raw, None, None)
+
+    def updated(name):
+        config["optimizer"].update(name=name, m=0 if name == "base" else 4)
+        opt = optim.optimizer(config, 10, traced, jax.random.key(0))
+        params = jnp.array([0.3, -0.2, 0.1])
+        state = step.TrainState(jnp.zeros((), jnp.int32), params, {}, opt.tx.init(params))
+        state, metrics = step.train_step(state, batch, jax.random.key(1), workload, opt)
+        return state.params, metrics["loss"]
+
+    for one, other in zip(updated("sam"), updated("base")):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+def test_an_epochs_training_loss_weighs_batches(x64):
+    """At a rate of zero it is the loss of what was seen, here everything."""
+    workload = sequences()
+    config = point(optimizer__name="base", optimizer__lr=0.0, train__batch_size=1)
+    config["workload"] = "regression"
+    run = train.make_run(config, workload)
+    params, model_state = workload.init(np.uint32(0))
+    traced = dict.fromkeys(("optimizer.rho", "optimizer.lr", "optimizer.weight_decay"), 0.0)
+    data = {"train": {"x": workload.splits.train.x}}
+    data |= dict.fromkeys(("validation", "test"), loop.padded(workload.splits.test, 5))
+    labels = jnp.asarray(workload.splits.train.y)
+    start = run.start(params, model_state)
+    _, metrics = jax.jit(run.epoch)(start, np.uint32(0), traced, labels, data, 0)
+    np.testing.assert_allclose(metrics["train_loss"], token_mean(params), rtol=1e-6)
+    np.testing.assert_allclose(metrics["test_loss"], token_mean(params), rtol=1e-6)
+
+
 def test_curvature_is_that_of_the_mean_over_tokens(x64):
     workload = sequences()
     params = jnp.array([0.3, -0.2, 0.1])

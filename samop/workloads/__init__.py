@@ -16,7 +16,10 @@ from samop.data import Splits
 from samop.errors import UserError
 
 PyTree = Any
-Batch = dict[str, jax.Array]
+Batch = dict[str, Any]
+# In a batch: each example's weight over the mean weight of all that it belongs to. Losses that
+# carry it stay a mean however the examples are divided, so that parts of them add up.
+SHARE = "share"
 # Data fields that concern how a run uses the examples, not which examples there are.
 OF_THE_RUN = ("label_noise", "noise_seed", "order_seed")
 
@@ -89,14 +92,22 @@ class Workload:
         )
 
     def means(self, outputs: PyTree, batch: Batch) -> dict[str, jax.Array]:
-        """Mean of each value of `examples` over a batch, by weight; 0 where nothing weighs."""
+        """Mean of each value of `examples` over a batch, by weight; 0 where nothing weighs.
+
+        Of a part of a batch that was `weighed` as a whole: its contribution, times the number of
+        such parts.
+        """
         values = self.examples(outputs, batch)
-        if self.weight is None:
-            return {name: jnp.mean(value) for name, value in values.items()}
+        share = self.weighed(batch).get(SHARE, 1.0)
+        return {name: jnp.mean(share * value) for name, value in values.items()}
+
+    def weighed(self, batch: Batch) -> Batch:
+        """The batch with each example's `SHARE`, which is there already or not needed."""
+        if self.weight is None or SHARE in batch:
+            return batch
         weight = self.weight(batch)
-        total = jnp.sum(weight)
-        share = weight / jnp.where(total > 0, total, 1)
-        return {name: jnp.sum(share * value) for name, value in values.items()}
+        mean = jnp.mean(weight)
+        return {**batch, SHARE: weight / jnp.where(mean > 0, mean, 1)}
 
 
 def build(config: Mapping[str, Any]) -> Workload:
