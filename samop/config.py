@@ -267,7 +267,7 @@ def width_label(config: Mapping[str, Any]) -> str:
 def optimizer_label(config: Mapping[str, Any]) -> str:
     """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM", "LookSAM"."""
     fields = config["optimizer"]
-    return variants.LABELS.get(fields["name"], fields["base"].upper())
+    return variants.LABELS.get(fields["name"]) or variants.base_label(fields["base"])
 
 
 def point_name(config: Mapping[str, Any]) -> str:

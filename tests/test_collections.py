@@ -71,6 +71,23 @@ def test_what_no_source_has_names_its_stand_in(tmp_path, monkeypatch):
     assert "'digits', which stands in for it" in text
 
 
+def test_what_another_version_decoded_is_not_used(tmp_path, monkeypatch):
+    cache.write(tmp_path, words())
+    monkeypatch.setenv("SAMOP_DATA_SOURCES", "cache")
+    monkeypatch.setitem(sources.ENTRIES, "words", Entry(""))
+    assert load("words", str(tmp_path)).about == words().about
+    for entry in (Entry("", revision=2), Entry("0" * 64)):
+        monkeypatch.setitem(sources.ENTRIES, "words", entry)
+        with pytest.raises(UserError, match=r"words holds data set 'words' as another version"):
+            load("words", str(tmp_path))
+
+
+def test_a_network_that_cannot_take_the_examples_is_refused():
+    config = configs.defaults("mlp", "molecules")
+    with pytest.raises(UserError, match=r"model.name='mlp' does not take .*allowed: gcn"):
+        validation.validate(config)
+
+
 def test_parts_are_fixed_disjoint_and_whole():
     train, held, tested = parts(100, validation=20, test_share=0.1)
     assert sorted([*train, *held, *tested]) == list(range(100))
@@ -118,7 +135,7 @@ def test_a_workloads_own_fields_are_checked(monkeypatch):
         if config["task"]["length"] < 1:
             raise UserError("task.length should be ≥ 1")
 
-    monkeypatch.setitem(tasks.TASKS, "tagging", tasks.Task({"length": 8}, check))
+    monkeypatch.setitem(tasks.TASKS, "tagging", tasks.Task(("mlp",), {"length": 8}, check))
     config = configs.defaults("mlp", "tagging")
     validation.validate(config)
     assert configs.canonical(config)["task"] == {"length": 8}
