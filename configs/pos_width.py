@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
         arg, smoke, cpu, seeds=3, epochs=0, width=SIZES, data="universal_dependencies"
     )
     config = configs.defaults("transformer", "tagging")
-    config.experiment = "pos_width"
+    config.experiment = f"{args.data}_width"
     config.data.name = args.data
     config.data.normalize = "none"
     epochs, config.data.validation = DATA.get(args.data, (100, 1000))
@@ -66,7 +66,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.rho = (0.01, 0.02, 0.05, 0.1)
     config.sweep.seeds = args.seeds
     if args.smoke or args.cpu:
-        config.experiment = f"pos_width_{'smoke' if args.smoke else 'cpu'}"
+        config.experiment += "_smoke" if args.smoke else "_cpu"
         config.data.train_size = 1000 if args.smoke else 4000
         config.data.validation = 500 if args.smoke else 2000
         config.data.test_size = 500 if args.smoke else 2000

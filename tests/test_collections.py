@@ -162,5 +162,10 @@ def test_of_fields_that_no_run_reads_runs_are_the_same():
     assert configs.point_name(config) == name  # SGD has none of these
     config.optimizer.base = "adam"
     assert configs.canonical(config)["optimizer"]["b1"] == 0.5
+    # As versions without these fields named them.
+    config.optimizer.update(b1=0.9, eps=1e-8)
+    for base, digest in (("adam", "f6523c54d4"), ("adamw", "ae480b7dd9"), ("sgd", "2d92dd5bd6")):
+        config.optimizer.base = base
+        assert configs.point_name(config).endswith(f"-{digest}")
     config.optimizer.clip = 1.0
     assert configs.canonical(config)["optimizer"]["clip"] == 1.0
