@@ -1,6 +1,10 @@
 """Data whose examples differ in size: stored, split and refused like images."""
 
 import json
+import re
+import runpy
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -169,3 +173,28 @@ def test_of_fields_that_no_run_reads_runs_are_the_same():
         assert configs.point_name(config).endswith(f"-{digest}")
     config.optimizer.clip = 1.0
     assert configs.canonical(config)["optimizer"]["clip"] == 1.0
+
+
+def test_extras_that_messages_name_exist():
+    root = Path(__file__).parent.parent
+    known = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [file.read_text() for file in [*root.glob("samop/**/*.py"), root / "README.md"]]
+    named = {name for text in texts for name in re.findall(r"samop\[(\w+)\]", text)}
+    assert {"molecules", "minatar", "atari", "imagenet", "tfds"} <= named <= set(known)
+
+
+def test_different_data_have_work_folders_of_their_own():
+    args = {
+        "imagenet_width": ("", "data=imagenette", "data=cifar10", "cpu", "smoke"),
+        "pos_width": ("", "data=brown", "data=turkish_web", "cpu", "smoke"),
+        "sst2_width": ("", "data=movie_snippets", "cpu", "smoke"),
+        "molpcba_width": ("", "data=moleculeace", "cpu", "smoke"),
+        "atari_width": ("", "data=minatar_breakout", "data=minatar_freeway", "cpu", "smoke"),
+    }
+    root = Path(__file__).parent.parent / "configs"
+    seen = []
+    for name, given in args.items():
+        config = runpy.run_path(str(root / f"{name}.py"))["get_config"]
+        seen += [config(arg).experiment for arg in given]
+        assert all(config(arg).data.name in config(arg).experiment for arg in given)
+    assert len(set(seen)) == len(seen)
