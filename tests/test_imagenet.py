@@ -240,7 +240,7 @@ def test_data_are_checked():
         ("", (16, 32, 48, 64), {"data.name": "imagenet2012", "train.batch_size": 512}),
         ("data=cifar10", (16, 32, 48, 64), {"data.name": "cifar10", "task.image_size": 64}),
         ("data=imagenette,width=56", (56,), {"data.name": "imagenette", "data.validation": 1000}),
-        ("cpu", (4, 8, 16), {"data.name": "cifar10", "data.train_size": 5000}),
+        ("cpu", (4, 8, 16), {"data.name": "cifar10", "data.train_size": 4000}),
         ("smoke", (4, 8), {"data.name": "cifar10", "task.image_size": 32}),
         ("smoke,data=imagenet_photos", (8,), {"data.name": "imagenet_photos"}),
         ("schedule=cosine", (16, 32, 48, 64), {"optimizer.schedule": "cosine"}),
