@@ -18,7 +18,7 @@ CIFAR = str(ROOT / "configs" / "cifar_width.py")
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
-def samop(*arguments, cwd=ROOT):
+def samop(*arguments, cwd=ROOT, timeout=300):
     """Runs the command in a process of its own, as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "samop.main", *map(str, arguments)],
@@ -26,7 +26,7 @@ def samop(*arguments, cwd=ROOT):
         env={**os.environ, "PYTHONWARNINGS": "error"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
 
 

@@ -8,7 +8,9 @@ pytestmark = pytest.mark.slow
 
 
 def smoke(name, workdir, *fields):
-    run = samop(f"--config={ROOT / 'configs' / name}.py:smoke", *fields, f"--workdir={workdir}")
+    run = samop(
+        f"--config={ROOT / 'configs' / name}.py:smoke", *fields, f"--workdir={workdir}", timeout=900
+    )
     assert run.returncode == 0, run.stderr
     assert (workdir / "figures" / "width_gap.png").exists()
     return pd.read_csv(workdir / "runs.csv")
@@ -51,6 +53,7 @@ def test_streamed_smoke_memorises_its_photos(tmp_path):
     run = samop(
         f"--config={ROOT / 'configs' / 'imagenet_width'}.py:smoke,data=imagenet_photos",
         f"--workdir={tmp_path}",
+        timeout=900,
     )
     assert run.returncode == 0, run.stderr
     runs = pd.read_csv(tmp_path / "runs.csv")
