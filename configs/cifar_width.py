@@ -8,7 +8,7 @@ flip, per-channel standardisation. The ρ grid, three seeds and 5,000 validation
 of the training part are our choice; the released configs use ρ = .05 and choose nothing.
 Arguments after the colon: smoke; cpu; seeds=3; epochs=200; width=64 (several joined by +).
 A sweep for an accelerator. `cpu` is what two CPU cores can do: filters 4, 8, 16 on 3,000 training
-images, 8 epochs in batches of 64, SGD and SAM at the released ρ = .05, three seeds.
+images, 6 epochs in batches of 64, SGD and SAM at the released ρ = .05, three seeds.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "4+8"}
-    cpu = {"epochs": 8, "width": "4+8+16"}
+    cpu = {"epochs": 6, "width": "4+8+16"}
     args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=200, width="")
     config = configs.defaults("resnet18")
     config.experiment = "cifar_width"
