@@ -22,8 +22,8 @@ What reads no order, on its test part: the more frequent class 49.5 %, a bag of 
 (experiments/baselines/sentiment.py).
 
 `cpu` is that with smaller networks, for two cores; `smoke` a first epoch, which learns nothing yet.
-Measured with one seed at 37 and 6 epochs: SGD 77.6 % on the test part, SAM 77.8 and 77.5 at ρ of .01
-and .03 (validation 75.8, 76.9, 75.9).
+Measured with one seed at 37 and 6 epochs: SGD 77.6 % on the test part, SAM 77.8 and 77.5 at ρ of
+.01 and .03 (on validation 75.8, 76.9 and 75.9).
 Arguments after the colon: smoke; cpu; seeds=3; epochs=10; width=300-298 (embedding and state,
 several joined by +); data=sst2.
 """
