@@ -32,7 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
     args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=73, width="", data="ogbg_molpcba")
     small = args.data == "moleculeace"
     config = configs.defaults("gcn", "molecules")
-    config.experiment = "moleculeace_width" if small else "molpcba_width"
+    config.experiment = f"{args.data}_width"
     config.data.name = args.data
     config.data.normalize = "standardize" if small else "none"
     config.data.validation = 3500 if small else 43793  # all that ogbg-molpcba has of its own

@@ -8,6 +8,7 @@ not the paper's.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,16 +17,43 @@ from samop import figures, wording
 from samop.errors import UserError
 
 RESULTS = Path(__file__).parent / "results"
-# Folder of the results → data and network; a line each, in the paper's order.
-PANELS = {
-    "synthetic_width": "Teacher–student, MLP",
-    "mnist_width": "MNIST, MLP",
-    "cifar_width": "CIFAR-10, ResNet-18",
-    "imagenet_width": "CIFAR-10 at 64 px, ResNet-50",
-    "pos_width": "Brown corpus tags, Transformer",
-    "sst2_width": "Movie snippets, LSTM",
-    "molpcba_width": "MoleculeACE, GCN",
-    "atari_width": "MinAtar Breakout, PPO",
+# Folders of the results, in the paper's order.
+FOLDERS = (
+    "synthetic_width",
+    "mnist_width",
+    "cifar_width",
+    "imagenet_width",
+    "pos_width",
+    "sst2_width",
+    "molpcba_width",
+    "atari_width",
+)
+# How the title of a panel calls data and network.
+DATA = {
+    "synthetic": "Teacher–student",
+    "mnist": "MNIST",
+    "cifar10": "CIFAR-10",
+    "imagenet2012": "ImageNet",
+    "imagenette": "Imagenette",
+    "universal_dependencies": "Ancient Greek tags",
+    "brown": "Brown corpus tags",
+    "turkish_web": "Turkish web tags",
+    "sst2": "SST-2",
+    "movie_snippets": "Movie snippets",
+    "ogbg_molpcba": "ogbg-molpcba",
+    "moleculeace": "MoleculeACE",
+    "minatar_breakout": "MinAtar Breakout",
+    "atari_pong": "Atari Pong",
+}
+NETWORKS = {
+    "mlp": "MLP",
+    "resnet18": "ResNet-18",
+    "resnet50": "ResNet-50",
+    "transformer": "Transformer",
+    "lstm": "LSTM",
+    "gcn": "GCN",
+    "minatar_cnn": "CNN by PPO",
+    "nature_cnn": "CNN by PPO",
 }
 
 
@@ -38,13 +66,20 @@ def gains(folder: Path) -> pd.DataFrame:
     return table[(table["epoch"] == "last") & (table["choice"] == "validation")]
 
 
-def rows(title: str, folder: Path) -> list[str]:
+def title(table: pd.DataFrame) -> str:
+    """What a panel shows, by what its table says."""
+    data, network = table["dataset"].iloc[0], table["model"].iloc[0]
+    return f"{DATA.get(data, data)}, {NETWORKS.get(network, network)}"
+
+
+def rows(folder: Path) -> list[str]:
     """A workload in the table: a line a width, and what the gain does per doubling."""
     slopes = pd.read_csv(folder / "slopes.csv")
     kept = (slopes["epoch"] == "last") & (slopes["choice"] == "validation")
     slope = slopes[kept & (slopes["widths"] == "all")].iloc[0]
     lines = []
-    for place, row in enumerate(gains(folder).to_dict("records")):
+    table = gains(folder)
+    for place, row in enumerate(table.to_dict("records")):
         digits = 2 if row["unit"] == "points" else 4 if row["metric"] == "loss" else 1
 
         def number(name, row=row, digits=digits, sign=False):
@@ -53,7 +88,7 @@ def rows(title: str, folder: Path) -> list[str]:
 
         trend = wording.with_interval(slope["slope"], slope["slope_half95"], digits, sign=True)
         cells = [
-            "" if place else title,
+            "" if place else title(table),
             row["width"],
             f"{row['parameters']:,}",
             number("base"),
@@ -71,7 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=RESULTS / "eight_workloads")
     out = parser.parse_args().out
-    tables = {title: gains(RESULTS / folder) for folder, title in PANELS.items()}
+    try:
+        found = [gains(RESULTS / folder) for folder in FOLDERS]
+    except UserError as error:
+        sys.exit(f"eight_workloads: {error}")
+    tables = {title(table): table for table in found}
     head = (
         "data, network",
         "width",
@@ -83,8 +122,8 @@ def main() -> None:
         "gain per doubling",
     )
     print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
-    for folder, title in PANELS.items():
-        print("\n".join(rows(title, RESULTS / folder)))
+    for folder in FOLDERS:
+        print("\n".join(rows(RESULTS / folder)))
     for path in figures.save(figures.domains(tables), out / "gains"):
         print(f"wrote {path}")
 

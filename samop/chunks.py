@@ -1,5 +1,6 @@
 """Batches of a stream put together to chunks by a thread, the next one ready while one is used."""
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -34,7 +35,7 @@ def put_together(batches: Batches, shape: Mapping[str, Any]) -> Iterator[tuple[C
     try:
         out, filled = empty(), 0
         for batch in batches:
-            jax.tree.map(lambda all, one: all.__setitem__(filled, one), out, batch)  # noqa: B023
+            jax.tree.map(lambda all, one: _put(all, filled, one), out, batch)  # noqa: B023
             filled += 1
             if filled == many:
                 yield out, filled
@@ -43,6 +44,12 @@ def put_together(batches: Batches, shape: Mapping[str, Any]) -> Iterator[tuple[C
             yield out, filled
     finally:
         batches.close()
+
+
+def _put(chunk: np.ndarray, place: int, batch: np.ndarray) -> None:
+    if np.shape(batch) != chunk.shape[1:]:  # which NumPy would stretch if it could
+        raise ValueError(f"a batch of shape {np.shape(batch)} in a chunk of {chunk.shape}")
+    chunk[place] = batch
 
 
 def ahead(items: Callable[[], Generator[Any]]) -> Generator[Any]:
@@ -59,17 +66,15 @@ def ahead(items: Callable[[], Generator[Any]]) -> Generator[Any]:
                 continue
 
     def work() -> None:
-        source = items()
         try:
-            for item in source:
-                offer("item", item)
-                if over.is_set():
-                    return
+            with contextlib.closing(items()) as source:
+                for item in source:
+                    offer("item", item)
+                    if over.is_set():
+                        return
             offer("end", None)
         except BaseException as error:  # whoever takes the items gets it
             offer("error", error)
-        finally:
-            source.close()
 
     thread = threading.Thread(target=work, name=THREAD, daemon=True)
     thread.start()

@@ -16,6 +16,7 @@ from samop.tasks import TASKS
 TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
 # What says how to run and what to sweep; it is not part of a run's identity.
 NOT_IDENTITY = ("run", "sweep", "profile")
+ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}  # of adam and adamw
 
 
 def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict:
@@ -54,9 +55,7 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 "base": "sgd",
                 "lr": 0.1,
                 "momentum": 0.9,  # of sgd
-                "b1": 0.9,  # b1, b2 and eps of adam and adamw
-                "b2": 0.999,
-                "eps": 1e-8,
+                **ADAM,
                 "clip": 0.0,  # largest global norm of the (SAM) gradient; 0: none
                 "weight_decay": 1e-4,  # sgd, adam: λw joins the (SAM) gradient; adamw: decoupled
                 "schedule": "step",  # constant, step, cosine, linear (both to 0), rsqrt
@@ -217,12 +216,13 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     if not plain["task"]:
         plain.pop("task")
     if plain["optimizer"]["base"] == "sgd":
-        for name in ("b1", "b2", "eps"):
-            plain["optimizer"].pop(name)
+        plain["optimizer"].update(ADAM)  # which it does not read
     else:
         plain["optimizer"]["momentum"] = 0.0  # theirs is b1
-    if not plain["optimizer"]["clip"]:
-        plain["optimizer"].pop("clip")
+    # Fields that came later say nothing at their defaults, so that earlier runs are still known.
+    for name, value in {**ADAM, "clip": 0.0}.items():
+        if plain["optimizer"][name] == value:
+            plain["optimizer"].pop(name)
     # Of the perturbation only what the variant reads: what it does not makes no other run.
     plain["optimizer"].update(variants.resolved(plain["optimizer"]))
     if variants.cost(config["optimizer"]) == 1:
@@ -267,7 +267,7 @@ def width_label(config: Mapping[str, Any]) -> str:
 def optimizer_label(config: Mapping[str, Any]) -> str:
     """How people call the optimiser: "SGD", "ADAMW" for a plain base, else "SAM", "LookSAM"."""
     fields = config["optimizer"]
-    return variants.LABELS.get(fields["name"], fields["base"].upper())
+    return variants.LABELS.get(fields["name"]) or variants.base_label(fields["base"])
 
 
 def point_name(config: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from absl import logging
 
 from samop import config as configs
 from samop import environment, flops, groups, loop, memory, remembered, variants
+from samop.errors import UserError
 from samop.models import MODELS
 from samop.workloads import Workload, build, flops_of_example, parameters
 
@@ -51,6 +52,13 @@ class Choice(NamedTuple):
 
 def choose(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> Choice:
     """The mode of runs like `point`, without timing anything now."""
+    if one_at_a_time(build(point)):
+        if run["mode"] == VMAP:
+            raise UserError(
+                f"run.mode='vmap': runs on data.name={point['data']['name']!r} train one at a "
+                "time, since each has a stream or an emulator of its own: use 'loop' or 'auto'"
+            )
+        return Choice(LOOP, "one at a time", {})
     if run["mode"] != "auto":
         return Choice(run["mode"], "asked", {})
     if seconds := _known(_key(point, run, used))[1]:

@@ -9,7 +9,9 @@ games are played for evaluation, from the same beginnings in every epoch of ever
 Of an epoch's metrics, `train_return` is the mean return of the training games that ended in it
 (where none did, of the games so far), `validation_return` and `test_return` that of whole games,
 the validation ones and others. The `validation_loss` and `test_loss` are minus the return;
-`train_loss` is PPO's, the mean over updates, which is no measure of how well it plays.
+`train_loss` is PPO's, the mean over updates, which is no measure of how well it plays. Actions of
+evaluation are sampled by the same keys in all runs. A budget in gradient evaluations is one in
+games played, too.
 """
 
 from collections.abc import Mapping

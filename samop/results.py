@@ -28,7 +28,7 @@ from samop.comparison import (
 from samop.errors import UserError
 from samop.records import CorruptRecord, read_rows
 from samop.summary import table
-from samop.variants import FIELDS, LABELS, UNSET, VARIANTS, resolved
+from samop.variants import FIELDS, LABELS, UNSET, VARIANTS, base_label, resolved
 
 __all__ = [
     "Completeness",
@@ -234,7 +234,7 @@ def _fields(record: Mapping[str, Any]) -> dict[str, Any]:
         "width": record["width"],
         "parameters": record["parameters"],
         "optimizer": LABELS.get(optimizer["name"])
-        or optimizer["base" if plain else "name"].upper(),
+        or (base_label(optimizer["base"]) if plain else optimizer["name"].upper()),
         "base": optimizer["base"],
         "transform": optimizer["name"],
         "rho": 0.0 if plain else float(optimizer["rho"]),

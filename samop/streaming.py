@@ -15,6 +15,7 @@ from samop import chunks, transforms
 from samop.config import epochs
 from samop.data import sampling
 from samop.data.stream import Stream
+from samop.errors import UserError
 from samop.running import shared
 from samop.sharding import Program
 from samop.step import TrainState, passes_of, train_step
@@ -51,6 +52,8 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
       config: a validated config, see `samop.train.make_run`.
       workload: one with a stream.
     """
+    if jax.process_count() > 1:
+        raise UserError("streamed examples train in one process so far, and there are several")
     steps_per_epoch = workload.count // config["train"]["batch_size"]
     common = shared(config, workload, steps_per_epoch * epochs(config))
     passes = passes_of(config)

@@ -14,6 +14,7 @@ import pandas as pd
 from absl import logging
 
 from samop import comparison, wording
+from samop.variants import base_label
 from samop.wording import DASH, align, fill
 
 RATES = ("steps_per_second", "examples_per_second", "model_flops_per_second")
@@ -127,7 +128,7 @@ def section(runs: pd.DataFrame, lines: pd.DataFrame) -> str:
 def _label(row: pd.Series, runs: pd.DataFrame) -> str:
     """The optimiser's name as the other tables have it."""
     if row["transform"] == "base":
-        return row["base"].upper()
+        return base_label(row["base"])
     return wording.arm_label(dict(row), runs)
 
 

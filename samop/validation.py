@@ -55,7 +55,12 @@ def validate(config: Mapping[str, Any]) -> None:
 
 
 def _task(config) -> None:
-    task, given = TASKS[config["workload"]], config["task"]
+    task, given, model = TASKS[config["workload"]], config["task"], config["model"]["name"]
+    if model not in task.models:
+        raise UserError(
+            f"model.name={model!r} does not take the examples of workload={config['workload']!r}; "
+            f"allowed: {', '.join(task.models)}"
+        )
     if set(given) != set(task.fields):
         raise UserError(
             f"workload={config['workload']!r} needs {', '.join(task.fields) or 'no fields'} in its "

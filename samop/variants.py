@@ -140,6 +140,7 @@ def cost(optimizer: Mapping[str, Any]) -> float:
 
 
 # How tables and figures call them; the base optimiser is called by its own name.
+BASES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
 LABELS: dict[str, str] = {
     "sam": "SAM",
     "asam": "ASAM",
@@ -153,3 +154,8 @@ LABELS: dict[str, str] = {
     "gnp": "GNP",
     "stablesam": "StableSAM",
 }
+
+
+def base_label(base: str) -> str:
+    """How people call a base optimiser: "AdamW"; one of another version in capitals."""
+    return BASES.get(base, base.upper())

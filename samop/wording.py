@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from samop import comparison
+from samop import comparison, variants
 from samop.comparison import Metric
 from samop.variants import LABELS
 
@@ -48,7 +48,7 @@ def p_text(p: float) -> str:
 def base_label(runs: pd.DataFrame) -> str:
     """The base optimiser as a title names it."""
     names = sorted(runs["base"].dropna().unique())
-    return names[0].upper() if len(names) == 1 else "base"
+    return variants.base_label(names[0]) if len(names) == 1 else "base"
 
 
 def arm_label(key: Mapping[str, object], runs: pd.DataFrame) -> str:

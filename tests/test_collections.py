@@ -1,6 +1,10 @@
 """Data whose examples differ in size: stored, split and refused like images."""
 
 import json
+import re
+import runpy
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +75,23 @@ def test_what_no_source_has_names_its_stand_in(tmp_path, monkeypatch):
     assert "'digits', which stands in for it" in text
 
 
+def test_what_another_version_decoded_is_not_used(tmp_path, monkeypatch):
+    cache.write(tmp_path, words())
+    monkeypatch.setenv("SAMOP_DATA_SOURCES", "cache")
+    monkeypatch.setitem(sources.ENTRIES, "words", Entry(""))
+    assert load("words", str(tmp_path)).about == words().about
+    for entry in (Entry("", revision=2), Entry("0" * 64)):
+        monkeypatch.setitem(sources.ENTRIES, "words", entry)
+        with pytest.raises(UserError, match=r"words holds data set 'words' as another version"):
+            load("words", str(tmp_path))
+
+
+def test_a_network_that_cannot_take_the_examples_is_refused():
+    config = configs.defaults("mlp", "molecules")
+    with pytest.raises(UserError, match=r"model.name='mlp' does not take .*allowed: gcn"):
+        validation.validate(config)
+
+
 def test_parts_are_fixed_disjoint_and_whole():
     train, held, tested = parts(100, validation=20, test_share=0.1)
     assert sorted([*train, *held, *tested]) == list(range(100))
@@ -118,7 +139,7 @@ def test_a_workloads_own_fields_are_checked(monkeypatch):
         if config["task"]["length"] < 1:
             raise UserError("task.length should be ≥ 1")
 
-    monkeypatch.setitem(tasks.TASKS, "tagging", tasks.Task({"length": 8}, check))
+    monkeypatch.setitem(tasks.TASKS, "tagging", tasks.Task(("mlp",), {"length": 8}, check))
     config = configs.defaults("mlp", "tagging")
     validation.validate(config)
     assert configs.canonical(config)["task"] == {"length": 8}
@@ -145,5 +166,35 @@ def test_of_fields_that_no_run_reads_runs_are_the_same():
     assert configs.point_name(config) == name  # SGD has none of these
     config.optimizer.base = "adam"
     assert configs.canonical(config)["optimizer"]["b1"] == 0.5
+    # As versions without these fields named them.
+    config.optimizer.update(b1=0.9, eps=1e-8)
+    for base, digest in (("adam", "f6523c54d4"), ("adamw", "ae480b7dd9"), ("sgd", "2d92dd5bd6")):
+        config.optimizer.base = base
+        assert configs.point_name(config).endswith(f"-{digest}")
     config.optimizer.clip = 1.0
     assert configs.canonical(config)["optimizer"]["clip"] == 1.0
+
+
+def test_extras_that_messages_name_exist():
+    root = Path(__file__).parent.parent
+    known = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    texts = [file.read_text() for file in [*root.glob("samop/**/*.py"), root / "README.md"]]
+    named = {name for text in texts for name in re.findall(r"samop\[(\w+)\]", text)}
+    assert {"molecules", "minatar", "atari", "imagenet", "tfds"} <= named <= set(known)
+
+
+def test_different_data_have_work_folders_of_their_own():
+    args = {
+        "imagenet_width": ("", "data=imagenette", "data=cifar10", "cpu", "smoke"),
+        "pos_width": ("", "data=brown", "data=turkish_web", "cpu", "smoke"),
+        "sst2_width": ("", "data=movie_snippets", "cpu", "smoke"),
+        "molpcba_width": ("", "data=moleculeace", "cpu", "smoke"),
+        "atari_width": ("", "data=minatar_breakout", "data=minatar_freeway", "cpu", "smoke"),
+    }
+    root = Path(__file__).parent.parent / "configs"
+    seen = []
+    for name, given in args.items():
+        config = runpy.run_path(str(root / f"{name}.py"))["get_config"]
+        seen += [config(arg).experiment for arg in given]
+        assert all(config(arg).data.name in config(arg).experiment for arg in given)
+    assert len(set(seen)) == len(seen)

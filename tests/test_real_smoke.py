@@ -31,6 +31,37 @@ def test_synthetic_smoke(tmp_path):
     assert (2 * runs.last_test_loss).max() < 0.6
 
 
+@pytest.mark.parametrize(
+    ("name", "metric", "least"),
+    [
+        # What a guess reaches, of the commonest tag or class, at random, by chance.
+        ("pos_width", "accuracy", 0.4),
+        ("molpcba_width", "average_precision", 0.55),
+        ("atari_width", "return", 0.0),
+        ("sst2_width", "accuracy", 0.4),  # in one epoch nothing is learned yet
+    ],
+)
+def test_smoke_of_a_workload(name, metric, least, tmp_path):
+    runs = smoke(name, tmp_path)
+    assert (runs.status == "done").all()
+    assert runs[f"last_test_{metric}"].min() >= least
+
+
+def test_streamed_smoke_memorises_its_photos(tmp_path):
+    run = samop(
+        f"--config={ROOT / 'configs' / 'imagenet_width'}.py:smoke,data=imagenet_photos",
+        f"--workdir={tmp_path}",
+    )
+    assert run.returncode == 0, run.stderr
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert runs.last_test_accuracy.min() >= 0.8
+
+
+def test_imagenet_smoke(tmp_path):
+    runs = smoke("imagenet_width", tmp_path, "--config.sweep.filters=(4,)")
+    assert (runs.status == "done").all()
+
+
 @pytest.mark.parametrize("name", ["digits_curvature", "mnist_curvature"])
 def test_curvature_smoke(name, tmp_path):
     smoke(name, tmp_path)

@@ -339,7 +339,7 @@ def test_fields_that_do_not_fit(folder, field, value, said):
 def test_networks_and_data_that_do_not_fit(folder):
     config = configs.defaults("mlp", "tagging").to_dict()
     config["data"]["normalize"] = "none"
-    with pytest.raises(UserError, match=r"model\.name='mlp' does not tag: use 'transformer'"):
+    with pytest.raises(UserError, match=r"model\.name='mlp' does not take .* allowed: transformer"):
         validation.validate(config)
     config = copy.deepcopy(point(folder))
     config["data"]["name"] = "digits"

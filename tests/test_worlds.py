@@ -137,3 +137,28 @@ def test_a_missing_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnax.environments.minatar.breakout", None)
     with pytest.raises(UserError, match=r"needs gymnax .*pip install 'samop\[minatar\]'"):
         worlds.build("minatar_breakout", TASK)
+
+
+@pytest.mark.parametrize("name", ["minatar_asterix", "minatar_freeway", "minatar_space_invaders"])
+def test_games_restart_in_the_step_after_their_end(name):
+    world = worlds.build(name, {**TASK, "agents": 4, "sticky": 0.1})
+    arena = world.training
+
+    def play(key):
+        def one(games, key):
+            act, move = jax.random.split(key)
+            actions = jax.random.randint(act, (4,), 0, world.num_actions)
+            return arena.step(games, actions, move)
+
+        games, frame = arena.reset(arena.handle, key)
+        return frame, jax.lax.scan(one, games, jax.random.split(key, 300))[1]
+
+    frame, seen = jax.device_get(jax.jit(play)(jax.random.key(0)))
+    assert frame.shape == (4, *world.shape)
+    assert seen.frame.dtype == frame.dtype == world.dtype
+    over = seen.ended | seen.cut
+    np.testing.assert_array_equal(~seen.real[1:], over[:-1])
+    assert (seen.reward[~seen.real] == 0).all()
+    assert not (seen.ended & seen.cut).any()
+    if name != "minatar_freeway":  # which is never lost
+        assert over.any()

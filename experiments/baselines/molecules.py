@@ -91,7 +91,7 @@ def precision(
             model = LogisticRegression(C=penalty, max_iter=1000).fit(x[fit], y[fit])
             scores = [model.decision_function(x[index]) for index in held]
             found.append([average_precision_score(y[i], s) for i, s in zip(held, scores)])
-        rows.append(max(found))
+        rows.append(max(found, key=lambda pair: pair[0]))
     validation, test = np.mean(rows, axis=0)
     return float(validation), float(test)
 

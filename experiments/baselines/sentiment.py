@@ -14,7 +14,6 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
 from samop import data
-from samop.workloads.sentiment import TEST_SHARE
 
 LEAST = 3  # occurrences in training
 PENALTIES = (0.03, 0.1, 0.3)  # scikit-learn's C: smaller is stronger
@@ -35,7 +34,6 @@ def main() -> None:
             n,
             validation=args.validation,
             train=args.train_size,
-            test_share=TEST_SHARE,
             own=arrays.get("part"),
         )
         owner = np.repeat(np.arange(n), np.diff(start))

@@ -64,6 +64,12 @@ class Collection:
     source: dict[str, str]
     about: Mapping[str, Any]
 
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run's record says of it: `source`, and the numbers and words of `about`."""
+        told = {k: str(v) for k, v in self.about.items() if isinstance(v, (int, float, str))}
+        return {**self.source, **told}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays:

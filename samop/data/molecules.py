@@ -231,7 +231,8 @@ def ready_graphs(
 ) -> tuple[Arrays, About]:
     """Ready-made graphs of the splits train, validation and test to arrays.
 
-    Molecules without atoms are left out. `about` counts molecules (all that were met), empty,
+    They keep the order in which TFDS stores them, which is the same for everyone. Molecules without
+    atoms are left out. `about` counts molecules (all that were met), empty,
     repeated_bonds (a pair of atoms is joined once, in whichever direction it is given) and
     lonely_atoms.
 
@@ -280,7 +281,7 @@ def _check(where: str, atom: Any, bond: Any, ends: Any, label: Any) -> None:
         sizes = [len(values) for values in table.values()]
         if array.ndim != 2 or array.shape[1] != len(sizes):
             raise UserError(f"{where}: {name} has shape {list(array.shape)}")
-        if len(array) and not ((array >= 0) & (array < sizes)).all():
+        if len(array) and not ((array >= 0) & (array < sizes) & (array == np.floor(array))).all():
             raise UserError(f"{where}: {name} holds a place outside of {sizes}")
     inside = ends.shape == (len(bond), 2) and ((ends >= 0) & (ends < len(atom))).all()
     if not inside or (ends[:, 0] == ends[:, 1]).any() or len(atom) > np.iinfo(np.int16).max:

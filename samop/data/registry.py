@@ -31,6 +31,7 @@ class Entry:
       num_classes: of images.
       scale: of images: pixels divided by this lie in [0, 1].
       stand_in: what to use instead on a machine that cannot get it.
+      revision: of its decoder: one more wherever it comes to give other arrays.
     """
 
     content: str
@@ -42,6 +43,12 @@ class Entry:
     num_classes: int = 0
     scale: float = 1.0
     stand_in: str = ""
+    revision: int = 1
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What a data set's `source` says of how it was decoded."""
+        return {"revision": str(self.revision)} if self.revision > 1 else {}
 
     def build(self, name: str, decoded: Decoded, source: Mapping[str, str]) -> Dataset | Collection:
         """The data set of what a decoder returned."""

@@ -3,7 +3,8 @@
 Both become words, the same ones however they are written: lower case, and what is no letter or
 digit stands alone, a character a word, except that dots in a row are one. English contractions
 come apart as the Penn Treebank writes them, "isn't" into "is" and "n't", "film's" into "film" and
-"'s". SST-2 comes in that form already, and stays as it is but for words such as "-lrb-".
+"'s". SST-2 comes in the Treebank's form already; what that joins with hyphens or dots, as in
+"cross-cultural", comes apart here too, so that both sets have the same kind of words.
 """
 
 import io

@@ -96,6 +96,18 @@ def _matching(name: str, entry: Entry, got: str, origin: str) -> None:
         )
 
 
+def _current(name: str, entry: Entry, hit: Dataset | Collection, place: Path) -> None:
+    """Raises UserError for what an earlier version, which decoded otherwise, left in the cache."""
+    revision = hit.source.get("revision", "1")
+    stale = revision != str(entry.revision)
+    if stale or (entry.content and hit.source["sha256"] != entry.content):
+        raise UserError(
+            f"{place} holds data set {name!r} as another version of samop decoded it (revision "
+            f"{revision}, sha256 {hit.source['sha256'][:16]}…): delete the folder, and it is "
+            "prepared again"
+        )
+
+
 def _nothing(name: str, tried: list[tuple[str, str]], folder: Path) -> UserError:
     reasons = "; ".join(f"({i}) {source}: {why}" for i, (source, why) in enumerate(tried, 1))
     instead = ENTRIES[name].stand_in
@@ -116,7 +128,7 @@ def _load_fetched(name: str, folder: Path) -> Dataset | Collection:
     if "cache" in allowed:
         hit = cache.read(folder, name)
         if hit is not None:
-            _matching(name, entry, hit.source["sha256"], str(folder / name))
+            _current(name, entry, hit, folder / name)
             _say(f"{name} from the cache ({hit.source['origin']})")
             return hit
         tried.append(("cache", f"{folder / name} does not exist"))
@@ -133,7 +145,7 @@ def _load_fetched(name: str, folder: Path) -> Dataset | Collection:
         except Unavailable as reason:
             tried.append((source, str(reason)))
             continue
-        dataset = entry.build(name, decoded, provenance)
+        dataset = entry.build(name, decoded, provenance | entry.provenance)
         _matching(name, entry, dataset.source["sha256"], provenance["origin"])
         skipped = "; ".join(f"{source}: {why}" for source, why in tried)
         _say(

@@ -42,6 +42,12 @@ TFDS: dict[str, Photos] = {
         ),
     ),
 }
+# What a config calls the sizes of the parts.
+FIELDS = {
+    "validation": "data.validation",
+    "train": "data.train_size",
+    "test": "data.test_size",
+}
 NAMES = (*TFDS, PHOTOS)
 
 
@@ -84,7 +90,9 @@ def opened(name: str, data_dir: str | None, validation: int, train: int, test: i
         sizes = {"validation": validation, "train": train, "test": test}
         for field, size in sizes.items():
             if size > found.count:
-                raise UserError(f"{field} is {size}, allowed: 0 to {found.count} (all of {name!r})")
+                raise UserError(
+                    f"{FIELDS[field]} is {size}, allowed: 0 to {found.count} (all of {name!r})"
+                )
         parts = {field: places[: size or found.count] for field, size in sizes.items()}
         return Opened(found, parts, 1000, data.source)
     entry = TFDS[name]

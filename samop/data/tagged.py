@@ -7,6 +7,7 @@ A decoder returns `(arrays, about)`. The arrays: `words`, the distinct words (se
 out is counted in `about`.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -74,7 +75,7 @@ def conllu(files: Mapping[str, bytes], column: str = "upos") -> Decoded:
         except UnicodeDecodeError as error:
             raise UserError(f"{name}: is not UTF-8 ({error.reason} at {error.start})") from None
         before = len(sentences)
-        for block in text.replace("\r\n", "\n").split("\n\n"):
+        for block in re.split(r"\n[ \t]*\n", text.replace("\r\n", "\n")):
             words, tags = _conllu_sentence(block, COLUMNS[column], odd)
             if words:
                 sentences.append((words, tags))

@@ -1,6 +1,6 @@
 """Data sets of tensorflow-datasets (TFDS): found prepared, or prepared by it now.
 
-TFDS stores examples sorted by the md5 of split name and key, and the data sets here use an
+TFDS stores examples sorted by the md5 of split name and key, and the sets of images here use an
 example's original index as its key. So the original order is known and is restored; then the
 arrays are the same bytes, and a validation split the same images, whatever the source.
 """

@@ -24,6 +24,7 @@ from samop.figures.layout import (
     legend,
     parameter_axis,
 )
+from samop.variants import base_label
 
 SIZE = (2.75, 2.1)  # inches of a panel
 COLUMNS = ("metric", "unit", "base", "width", "parameters", "gain", "gain_half95", "rho_star", "n")
@@ -109,8 +110,9 @@ def _draw(panel: Panel) -> None:
             textcoords="offset points", size=8, weight="bold", color=BLUE, path_effects=halo,
         )  # fmt: skip
     seeds = wording.span(rows["n"])
+    line = [base_label(first["base"]), wording.metric_label(metric), f"{seeds} seeds"]
     axes.text(
-        0, 1.03, f"{first['base'].upper()} · {wording.metric_label(metric)} · {seeds} seeds",
+        0, 1.03, " · ".join(line).replace(" 1 seeds", " 1 seed"),
         transform=axes.transAxes, size=8.5, color=FAINT, va="bottom",
     )  # fmt: skip
     axes.set_ylabel(f"gain ({wording.unit_label(metric)})")

@@ -25,7 +25,7 @@ class Dropout(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x of any shape; draws from the stream "dropout" where `train`."""
-        below = round(self.rate * LEVELS)
+        below = min(round(self.rate * LEVELS), LEVELS - 1)
         if not train or not below:
             return x
         size = math.prod(x.shape)

@@ -14,19 +14,21 @@ class Task(NamedTuple):
       check: `check(config)` raises UserError for what its fields may not be, alone or together
         with others; types are checked before.
       noise: whether `data.label_noise` is defined for its labels.
+      models: names of the networks that take its examples.
     """
 
-    fields: Mapping[str, Any]
+    models: tuple[str, ...]
+    fields: Mapping[str, Any] = {}
     check: Callable[[Mapping[str, Any]], None] = lambda config: None
     noise: bool = False
 
 
 TASKS: dict[str, Task] = {
-    "regression": Task({}, noise=True),
-    "classification": Task({}, noise=True),
-    "imagenet": Task(imagenet.FIELDS, imagenet.check, noise=True),
-    "tagging": Task(tagging.FIELDS, tagging.check),
-    "sentiment": Task(sentiment.FIELDS, sentiment.check, noise=True),
-    "molecules": Task(molecules.FIELDS, molecules.check),
-    "control": Task(control.FIELDS, control.check),
+    "regression": Task(("mlp",), noise=True),
+    "classification": Task(("mlp", "resnet18"), noise=True),
+    "imagenet": Task(("resnet50", "resnet18", "mlp"), imagenet.FIELDS, imagenet.check, noise=True),
+    "tagging": Task(("transformer",), tagging.FIELDS, tagging.check),
+    "sentiment": Task(("lstm",), sentiment.FIELDS, sentiment.check, noise=True),
+    "molecules": Task(("gcn",), molecules.FIELDS, molecules.check),
+    "control": Task(("nature_cnn", "minatar_cnn"), control.FIELDS, control.check),
 }

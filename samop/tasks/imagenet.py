@@ -13,7 +13,14 @@ FIELDS = {
 
 def check(config: Mapping[str, Any]) -> None:
     """See `samop.tasks.Task`."""
+    from samop.data import streamed
+
     task, data = config["task"], config["data"]
+    if data["name"] in streamed.NAMES and config["curvature"]["every"]:
+        raise UserError(
+            f"curvature.every={config['curvature']['every']!r}: data.name={data['name']!r} is "
+            "streamed, so that there are no examples in memory to measure on: use ''"
+        )
     if task["image_size"] < 1:
         raise UserError(f"task.image_size={task['image_size']} should be a number of pixels ≥ 1")
     if not 0 < task["crop_area"] <= 1:

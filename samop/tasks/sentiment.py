@@ -13,9 +13,7 @@ FIELDS = {
 
 def check(config: Mapping[str, Any]) -> None:
     """See `samop.tasks.Task`."""
-    data, task, model = config["data"], config["task"], config["model"]
-    if model["name"] != "lstm":
-        raise UserError(f"model.name={model['name']!r} does not classify sentences: use 'lstm'")
+    data, task = config["data"], config["task"]
     for field in ("augment", "normalize"):
         if data[field] != "none":
             raise UserError(
@@ -24,8 +22,3 @@ def check(config: Mapping[str, Any]) -> None:
     for field in ("min_frequency", "max_length"):
         if task[field] < 1:
             raise UserError(f"task.{field}={task[field]} should be a whole number ≥ 1")
-    if data["label_noise"] >= 1:
-        raise UserError(
-            f"data.label_noise={data['label_noise']} is a share of the labels: it should be in "
-            "[0, 1)"
-        )

@@ -16,8 +16,6 @@ FIELDS = {
 def check(config: Mapping[str, Any]) -> None:
     """See `samop.tasks.Task`."""
     task, model = config["task"], config["model"]
-    if model["name"] != "transformer":
-        raise UserError(f"model.name={model['name']!r} does not tag: use 'transformer'")
     if model["size"] % model["heads"]:
         raise UserError(
             f"model.heads={model['heads']} should divide model.size={model['size']}: each head "

@@ -112,7 +112,7 @@ def build(config: Mapping[str, Any]) -> Workload:
     fields = config["data"]
     sizes = (fields["validation"], fields["train_size"], fields["test_size"])
     dataset, splits = _load(fields["name"], fields["dir"], *sizes, config["task"]["row"])
-    source = dict(dataset.source)
+    source = dataset.record
     for part in ("train", "validation", "test"):
         split = getattr(splits, part)
         tasks, molecules = len(counting(split.y)), int((split.x["atoms"] > 0).sum())

@@ -48,7 +48,7 @@ def _load(
         "words_in_all": str(len(strings.unpack(arrays["words"]))),
     }
     classes = int(collection.about["num_classes"])
-    return splits, words, classes, {**collection.source, **about}
+    return splits, words, classes, {**collection.record, **about}
 
 
 def vocabulary(

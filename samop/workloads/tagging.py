@@ -98,10 +98,8 @@ def _load(name: str, directory: str, sizes: tuple[int, int, int], task: tuple[in
     kinds = len(found.about["tags"])
     held = np.concatenate(others)
     unseen = np.bincount(tag[training], minlength=kinds)[tag[held]] == 0
-    odd = {key: str(value) for key, value in found.about.items() if key != "tags"}
     source = {
-        **found.source,
-        **odd,
+        **found.record,
         "sentences": " + ".join(str(len(places)) for places in chosen),
         "tokens": " + ".join(str(np.sum(packed.token >= 0)) for packed in packs),
         "vocabulary": f"{size - 2} words that training holds at least {least} times",
