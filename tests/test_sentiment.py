@@ -1,6 +1,7 @@
 """Sentences with a sentiment: decoding, the LSTM, and training it with SAM."""
 
 import collections
+import functools
 import io
 import itertools
 import tarfile
@@ -278,35 +279,45 @@ def test_dropout_belongs_to_its_key_and_leaves_padding_alone():
     assert not np.allclose(run(keys[0]), run(keys[1]))
 
 
-def states(workload, config, rho, steps=3):
-    """The parameters after a few steps, and the losses."""
-    traced = {"optimizer.rho": rho, "optimizer.lr": 0.3, "optimizer.weight_decay": 3e-6}
-    opt = optim.optimizer(config, steps, traced, jax.random.key(0))
+@functools.cache
+def trainer(name):
+    """A workload, its initial parameters and `one(state, batch, rho)`, compiled once."""
+    config = small(optimizer__name=name, model__dropout=0.1)
+    workload = workloads.build(config)
+
+    def optimizer(rho):
+        traced = {"optimizer.rho": rho, "optimizer.lr": 0.3, "optimizer.weight_decay": 3e-6}
+        return optim.optimizer(config, 100, traced, jax.random.key(0))
+
+    def one(state, batch, rho):
+        return step.train_step(state, batch, jax.random.key(7), workload, optimizer(rho))
+
     params, model_state = workload.init(jnp.uint32(0))
-    state = step.TrainState(jnp.zeros((), jnp.int32), params, model_state, opt.tx.init(params))
+    opt_state = optimizer(0.0).tx.init(params)
+    start = step.TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
+    return workload, start, jax.jit(one)
+
+
+def states(name, rho, steps=3):
+    """The parameters after a few steps, and the losses."""
+    workload, state, one = trainer(name)
     split, losses = workload.splits.train, []
-    one = jax.jit(lambda s, b: step.train_step(s, b, jax.random.key(7), workload, opt))
     for number in range(steps):
         at = np.arange(16) + 16 * (number % 3)
         batch = workload.batch(jnp.asarray(split.x[at]), jnp.asarray(split.y[at]), None, at)
-        state, metrics = one(state, batch)
+        state, metrics = one(state, batch, rho)
         losses.append(float(metrics["loss"]))
     return state.params, losses
 
 
 def test_with_radius_zero_sam_is_its_base_masks_included(sentences):
-    base, sam = small(optimizer__name="base"), small(optimizer__name="sam")
-    workload = workloads.build(base)
-    without, _ = states(workload, base, 0.0)
-    zero, _ = states(workload, sam, 0.0)
-    some, _ = states(workload, sam, 0.05)
+    without, zero, some = (states(*of)[0] for of in (("base", 0.0), ("sam", 0.0), ("sam", 0.05)))
     jax.tree.map(np.testing.assert_array_equal, without, zero)
     assert not np.allclose(some["embedding"], zero["embedding"])
 
 
 def test_a_short_run_learns(sentences):
-    config = small(optimizer__name="sam", model__dropout=0.1)
-    _, losses = states(workloads.build(config), config, 0.02, steps=60)
+    _, losses = states("sam", 0.02, steps=60)
     assert np.mean(losses[-6:]) < 0.6 * np.mean(losses[:6])
 
 
