@@ -45,7 +45,9 @@ def domains(tables: Mapping[str, pd.DataFrame], *, per_row: int = 4) -> Figure:
         _check(title, table)
     everything = pd.concat([table.assign(domain=title) for title, table in tables.items()])
     handles = [
-        Line2D([], [], color=BLUE, lw=2, marker="o", label="gain; of several ρ, chosen on validation"),
+        Line2D(
+            [], [], color=BLUE, lw=2, marker="o", label="gain; of several ρ, chosen on validation"
+        ),
         Patch(color=BLUE, alpha=0.22, lw=0, label="95 % t interval, paired by seed"),
     ]
     with matplotlib.rc_context(STYLE):
