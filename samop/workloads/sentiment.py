@@ -46,6 +46,7 @@ def _load(
         "vocabulary": str(words),
         "sentences_cut": str(int((np.diff(start) > max_length).sum())),
         "words_in_all": str(len(strings.unpack(arrays["words"]))),
+        "unknown": f"{np.mean(number[np.asarray(arrays['word'])] == UNKNOWN):.2%} of all tokens",
     }
     classes = int(collection.about["num_classes"])
     return splits, words, classes, {**collection.record, **about}
