@@ -7,8 +7,9 @@ momentum .9, batch 128, decay 5e-4, 200 epochs, rate × .1 at 50/75 %, zero-pad-
 flip, per-channel standardisation. The ρ grid, three seeds and 5,000 validation examples held out
 of the training part are our choice; the released configs use ρ = .05 and choose nothing.
 Arguments after the colon: smoke; cpu; seeds=3; epochs=200; width=64 (several joined by +).
-A sweep for an accelerator. `cpu` is what two CPU cores can do: filters 2, 4, 8 on 3,000 training
-images, 6 epochs in batches of 64, SGD and SAM at the released ρ = .05, three seeds.
+A sweep for an accelerator. `cpu` is what two CPU cores can do: filters 4, 8, 16 on 3,000 training
+images, 6 epochs in batches of 64, SGD and SAM at the released ρ = .05 and at half and twice that,
+three seeds.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +21,7 @@ WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "4+8"}
-    cpu = {"epochs": 6, "width": "2+4+8"}
+    cpu = {"epochs": 6, "width": "4+8+16"}
     args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=200, width="")
     config = configs.defaults("resnet18")
     config.experiment = "cifar_width"
@@ -36,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.seeds = args.seeds
     if args.cpu:
         config.experiment = "cifar_width_cpu"
-        config.sweep.rho = (0.05,)
+        config.sweep.rho = (0.025, 0.05, 0.1)
         config.train.batch_size = 64
         config.data.update(train_size=3000, validation=1000, test_size=2000)
     if args.smoke:

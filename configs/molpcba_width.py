@@ -15,8 +15,8 @@ molecules of ChEMBL and 30 binary tasks. Its batches (4 rows, about 40 molecules
 standardised atoms' properties are our choice: it is small, and raw properties learn slowly.
 Arguments after the colon: smoke; cpu; data=ogbg_molpcba; seeds=3; epochs=73; width=16+64.
 `cpu` is what two CPU cores can do: moleculeace, latent sizes 16, 32, 64 on 10,000 training
-molecules, 15 epochs with a cosine schedule and no dropout, Adam and SAM at ρ = .02 and .05, three
-seeds.
+molecules, 15 epochs with a cosine schedule and no dropout, Adam and SAM at ρ = .005, .02 and .05,
+three seeds.
 """
 
 from ml_collections import ConfigDict
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.dropout = 0.0
         config.data.update(train_size=10000, validation=2000)
         config.optimizer.schedule = "cosine"
-        config.sweep.rho = (0.02, 0.05)
+        config.sweep.rho = (0.005, 0.02, 0.05)
     if args.smoke:
         config.experiment += "_smoke"
         config.data.update(train_size=2000, validation=500, test_size=500)
