@@ -7,7 +7,7 @@ momentum .9, batch 128, decay 5e-4, 200 epochs, rate × .1 at 50/75 %, zero-pad-
 flip, per-channel standardisation. The ρ grid, three seeds and 5,000 validation examples held out
 of the training part are our choice; the released configs use ρ = .05 and choose nothing.
 Arguments after the colon: smoke; cpu; seeds=3; epochs=200; width=64 (several joined by +).
-A sweep for an accelerator. `cpu` is what two CPU cores can do: filters 4, 8, 16 on 3,000 training
+A sweep for an accelerator. `cpu` is what two CPU cores can do: filters 2, 4, 8 on 3,000 training
 images, 6 epochs in batches of 64, SGD and SAM at the released ρ = .05 and at half and twice that,
 three seeds.
 """
@@ -21,7 +21,7 @@ WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "4+8"}
-    cpu = {"epochs": 6, "width": "4+8+16"}
+    cpu = {"epochs": 6, "width": "2+4+8"}
     args = configs.parse_arg(arg, smoke, cpu, seeds=3, epochs=200, width="")
     config = configs.defaults("resnet18")
     config.experiment = "cifar_width"
