@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.channels = ATARI if atari else MINATAR
     if args.width:
         config.sweep.channels = configs.parse_sizes(args.width)
-    config.sweep.rho = (0.002, 0.01) if args.cpu else (0.002, 0.01, 0.05)
+    config.sweep.rho = (0.002, 0.01, 0.05)
     config.sweep.seeds = args.seeds
     if args.cpu:
         config.experiment += "_cpu"

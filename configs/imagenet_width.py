@@ -53,7 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.experiment += "_cpu"
         config.task.crop_area = 0.35
         config.data.update(train_size=4000, validation=500, test_size=2000)
-        config.sweep.rho = (0.05,)
+        config.sweep.rho = (0.025, 0.05, 0.1)
         config.optimizer.lr = 0.1
         config.train.batch_size = 32
     if args.smoke:
