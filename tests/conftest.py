@@ -8,6 +8,8 @@ os.environ.setdefault("SAMOP_CACHE", tempfile.mkdtemp(prefix="samop-tests-"))
 
 import jax
 import pytest
+from offered import hermetic as hermetic
+from offered import offer as offer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

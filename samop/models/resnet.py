@@ -1,6 +1,7 @@
 """ResNet-18 with the CIFAR stem: a 3×3 convolution of stride 1 and no pooling (1512.03385)."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,37 @@ from flax import linen as nn
 from samop.models.conv import conv_general_dilated
 
 Conv = functools.partial(nn.Conv, use_bias=False, conv_general_dilated=conv_general_dilated)
+
+
+def batch_norm(train: bool, axis_name: str | None) -> functools.partial:
+    """The residual networks' normalisation: running statistics decay by .9."""
+    return functools.partial(
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        axis_name=axis_name,
+    )
+
+
+def stages(
+    block: Callable[..., nn.Module], blocks: Sequence[int], filters: int, x: jax.Array
+) -> jax.Array:
+    """Applies so many blocks a stage; each stage after the first halves x and doubles the filters.
+
+    Called within a compact method, whose module then owns the blocks.
+
+    Args:
+      block: makes a block from `filters` and `stride`.
+      blocks: how many each stage has.
+      filters: of the first stage's blocks.
+      x: [batch, height, width, channels].
+    """
+    for stage, count in enumerate(blocks):
+        for index in range(count):
+            stride = 2 if stage > 0 and index == 0 else 1
+            x = block(filters=filters * 2**stage, stride=stride)(x)
+    return x
 
 
 class Block(nn.Module):
@@ -49,17 +81,8 @@ class ResNet18(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[batch, height, width, channels] → [batch, outputs]."""
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train, self.axis_name)
         x = Conv(self.filters, (3, 3), padding=1)(x)
         x = nn.relu(norm()(x))
-        for stage in range(4):
-            for block in range(2):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = Block(self.filters * 2**stage, stride, norm)(x)
+        x = stages(functools.partial(Block, norm=norm), (2, 2, 2, 2), self.filters, x)
         return nn.Dense(self.outputs)(jnp.mean(x, axis=(1, 2)))

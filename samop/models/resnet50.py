@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from samop.models.resnet import Conv
+from samop.models.resnet import Conv, batch_norm, stages
 from samop.models.stem import max_pool, stem_conv
 
 STAGES = (3, 4, 6, 3)  # blocks
@@ -55,18 +55,9 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[batch, height, width, channels] → [batch, outputs]."""
-        norm = functools.partial(
-            nn.BatchNorm,
-            use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
-            axis_name=self.axis_name,
-        )
+        norm = batch_norm(train, self.axis_name)
         stem = functools.partial(Conv, conv_general_dilated=stem_conv)
         x = stem(self.filters, (7, 7), (2, 2), padding=3)(x)
         x = max_pool(nn.relu(norm()(x)))
-        for stage, blocks in enumerate(STAGES):
-            for block in range(blocks):
-                stride = 2 if stage > 0 and block == 0 else 1
-                x = Bottleneck(self.filters * 2**stage, stride, norm)(x)
+        x = stages(functools.partial(Bottleneck, norm=norm), STAGES, self.filters, x)
         return nn.Dense(self.outputs)(jnp.mean(x, axis=(1, 2)))
