@@ -17,7 +17,7 @@ called by its own name. All settings are ours: 64 agents × 64 steps, batch 1,02
 Adam's ε 1e-5, gradient norm at most .5, one million frames.
 Arguments after the colon: smoke; cpu; data=atari_pong; seeds=3; epochs=0 (the data's own number);
 width=16 (several joined by +). `smoke` and `cpu` play minatar_breakout unless told otherwise; `cpu`
-is three widths of 4 to 16 filters, 786,432 frames each.
+is three widths of 4 to 16 filters, 786,432 frames each, ρ of .002 and .01.
 """
 
 from ml_collections import ConfigDict
@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.channels = ATARI if atari else MINATAR
     if args.width:
         config.sweep.channels = configs.parse_sizes(args.width)
-    config.sweep.rho = (0.002, 0.01, 0.05)
+    config.sweep.rho = (0.002, 0.01) if args.cpu else (0.002, 0.01, 0.05)
     config.sweep.seeds = args.seeds
     if args.cpu:
         config.experiment += "_cpu"
