@@ -58,6 +58,7 @@ def record_of(workdir):
 
 def test_every_process_plays_its_own_emulators_from_one_compilation_cache(tmp_path):
     pytest.importorskip("ale_py")
+    compiled = {}
     for name in ("one", "two"):
         subprocess.run(
             [sys.executable, "-c", PROCESS, str(tmp_path / "cache"), str(tmp_path / name)],
@@ -65,10 +66,12 @@ def test_every_process_plays_its_own_emulators_from_one_compilation_cache(tmp_pa
             timeout=500,
             cwd=Path(__file__).parent.parent,
         )
+        compiled[name] = {file.name for file in (tmp_path / "cache").glob("*-cache")}
     one, two = (record_of(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 4
     assert one == two
-    assert any("cache" in file.name for file in (tmp_path / "cache").iterdir())
+    assert compiled["one"] == compiled["two"]  # the second process compiled nothing of its own
+    assert any(name.startswith("jit_mapped") for name in compiled["one"])  # the epochs
     for name in one:
         rows = records.read_rows(tmp_path / "one" / "points" / name / "metrics.jsonl")
         assert len(rows) == 2
