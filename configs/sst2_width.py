@@ -23,8 +23,8 @@ SGD hardly leaves its first plateau as above (63 % of validation after 8 epochs 
 What reads no order, on its test part: the more frequent class 49.5 %, a bag of words 77.1 %
 (experiments/baselines/sentiment.py).
 
-`cpu` is that with smaller networks and without the largest ρ, for two cores; `smoke` a first
-epoch, which learns nothing yet.
+`cpu` is that with smaller networks (18-18, 37-37, 75-74), 6 epochs and ρ of .003, .01 and .03, for
+two cores; `smoke` a first epoch, which learns nothing yet.
 Arguments after the colon: smoke; cpu; seeds=3; epochs=10; width=300-298 (embedding and state,
 several joined by +); data=sst2.
 """
@@ -32,6 +32,7 @@ several joined by +); data=sst2.
 from ml_collections import ConfigDict
 
 from samop import config as configs
+from samop.errors import UserError
 
 WIDTHS = "37-37+75-74+150-149+300-298+450-447+600-596"
 
@@ -47,6 +48,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update(weight_decay=3e-6, schedule="constant")
     config.train.update(epochs=args.epochs, batch_size=64, eval_batch_size=500)
     config.sweep.width = configs.parse_widths(args.width)
+    if any(len(width) != 2 for width in config.sweep.width):
+        raise UserError(
+            f"width={args.width!r} should be embedding and state joined by '-', as in width=37-37"
+        )
     config.sweep.rho = (0.01, 0.02, 0.05, 0.1)
     config.sweep.seeds = args.seeds
     if args.data == stand_in:

@@ -170,10 +170,12 @@ def parse_widths(text: str) -> tuple[tuple[int, ...], ...]:
 
 def parse_sizes(text: str) -> tuple[int, ...]:
     """Single sizes from "16+64"."""
-    widths = parse_widths(text)
-    if any(len(width) > 1 for width in widths):
-        raise UserError(f"width={text!r} should be single sizes joined by '+', as in width=16+64")
-    return tuple(size for (size,) in widths)
+    try:
+        return tuple(int(size) for size in text.split("+"))
+    except ValueError:
+        raise UserError(
+            f"width={text!r} should be single sizes joined by '+', as in width=16+64"
+        ) from None
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from samop.errors import UserError
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "configs" / "digits_width.py")
 CIFAR = str(ROOT / "configs" / "cifar_width.py")
+SST2 = str(ROOT / "configs" / "sst2_width.py")
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
@@ -89,6 +90,9 @@ BAD = [
     ([f"--config={DIGITS}:seeds=two"], "seeds='two' should be of type int"),
     ([f"--config={DIGITS}:seeds=3,seeds=4"], "'seeds' is given twice"),
     ([f"--config={CIFAR}:width=64-64"], "should be single sizes"),
+    ([f"--config={CIFAR}:width=1.5"], "should be single sizes"),
+    ([f"--config={SST2}:cpu,width=37"], "should be embedding and state joined by '-'"),
+    ([f"--config={SST2}:cpu,width=1-2-3"], "should be embedding and state joined by '-'"),
     ([f"--config={DIGITS}", "--config.seed=4294967296"], "seed=4294967296 .*≤ 4294967295"),
     ([f"--config={DIGITS}", "--config.model.hidden=()"], "at least one size"),
     ([f"--config={DIGITS}", "--config.optimizer.milestones=('a',)"], "shares of training"),
