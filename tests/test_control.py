@@ -79,6 +79,15 @@ def rows_of(workdir):
     return {file.parent.name: records.read_rows(file) for file in files}
 
 
+def test_a_workload_is_of_the_precision_it_was_asked_for_in():
+    with jax.enable_x64(True):
+        double = build(point())
+        assert double.world.example[1]["weight"].dtype == np.float64
+    single = build(point())
+    assert single.world.example[1]["weight"].dtype == np.float32
+    assert single is build(point()) is not double
+
+
 @pytest.fixture(scope="module")
 def finished(named_corridor, tmp_path_factory):
     """A finished sweep of the corridor."""

@@ -127,11 +127,13 @@ def build(config: Mapping[str, Any]) -> Workload:
         "model": plain["model"],
         "task": plain.get("task", {}),
     }
-    return _build(json.dumps(fields), config["data"]["dir"], plain["train"]["batch_size"])
+    real = jnp.result_type(float).name
+    return _build(json.dumps(fields), config["data"]["dir"], plain["train"]["batch_size"], real)
 
 
 @functools.lru_cache(maxsize=64)
-def _build(fields: str, directory: str, batch_size: int) -> Workload:
+def _build(fields: str, directory: str, batch_size: int, real: str) -> Workload:
+    del real  # tells apart what is kept: an example's shapes name the precision they were made in
     config = json.loads(fields)
     config["data"]["dir"] = directory
     config["train"] = {"batch_size": batch_size}
