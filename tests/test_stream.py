@@ -169,7 +169,7 @@ def test_what_fails_in_a_thread_fails_where_it_is_used_and_leaves_no_thread():
 def test_without_grain_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(UserError, match=r"need grain: pip install 'samop\[imagenet\]'"):
-        numbers().train(0, 0, 4)
+        numbers()
 
 
 def test_runs_are_one_a_group_and_a_killed_one_goes_on_where_it_was(

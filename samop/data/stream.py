@@ -97,11 +97,14 @@ def make(
         epoch) where what is random is wanted, else None. Threads call it at the same time.
       threads: that load; 0: one a core.
       host: None: this process among jax's.
+
+    Raises:
+      UserError: Grain is not installed.
     """
+    grain = _grain()
 
     def batched(split: str, places: np.ndarray, draw: tuple[int, int] | None) -> Batches:
         """Batches of the examples at `places` [batches, size]; a negative place is padding."""
-        grain = _grain()
         who = host or _this_host()
         size = places.shape[1]
         if size % who.hosts:
