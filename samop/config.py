@@ -208,6 +208,8 @@ def put(config: ConfigDict, field: str, value: Any) -> None:
 
 def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that make a run what it is, as plain JSON values: equal runs, equal dicts."""
+    from samop.models import MODELS
+
     plain = json.loads(json.dumps(_plain(config)))
     for name in NOT_IDENTITY:
         plain.pop(name, None)
@@ -222,6 +224,10 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     else:
         plain["optimizer"]["momentum"] = 0.0  # theirs is b1
     # Fields that came later say nothing at their defaults, so that earlier runs are still known.
+    model = MODELS[plain["model"]["name"]]
+    for name in model.later:
+        if plain["model"].get(name) == model.fields[name]:
+            plain["model"].pop(name)
     for name, value in {**ADAM, "clip": 0.0}.items():
         if plain["optimizer"][name] == value:
             plain["optimizer"].pop(name)

@@ -329,6 +329,8 @@ def _add_varying(known: list) -> tuple[list[str], list[str], dict[str, list[str]
         seen: dict[Any, set[str]] = {}
         for row, flat in runs:
             value = flat.get(field)
+            if field not in flat:  # of a version that did not have it yet
+                continue
             if is_ascent and (row["transform"] == "base" or (field in ASCENT and value is None)):
                 continue
             # The width's label stands for the layer sizes; a model field that it does not

@@ -94,7 +94,8 @@ def _model(config) -> None:
     from samop.models import MODELS
 
     _one_of(config, "model.name", MODELS)
-    for field, default in MODELS[config["model"]["name"]].fields.items():
+    model = MODELS[config["model"]["name"]]
+    for field, default in model.fields.items():
         if field not in config["model"]:
             raise UserError(
                 f"model.name={config['model']['name']!r} needs model.{field}, which this config "
@@ -107,6 +108,9 @@ def _model(config) -> None:
             raise UserError(f"model.{field}={sizes!r} should hold at least one size")
         if isinstance(default, float):
             _number(config, f"model.{field}", 0, 1, open_end=True)
+            continue
+        if isinstance(default, str):
+            _one_of(config, f"model.{field}", model.words[field])
             continue
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -160,7 +164,8 @@ def _perturbation(config) -> None:
             f"optimizer.start={fields['start']} and optimizer.end={fields['end']} leave SAM no "
             "time: they should be shares of training, start < end"
         )
-    if fields["mask"] == "norm_layers" and not MODELS[config["model"]["name"]].norm_layers:
+    model = MODELS[config["model"]["name"]]
+    if fields["mask"] == "norm_layers" and not model.norm_layers(config["model"]):
         raise UserError(
             f"optimizer.mask='norm_layers': model.name={config['model']['name']!r} has no "
             "normalisation layers, so nothing would be perturbed"

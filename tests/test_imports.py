@@ -25,7 +25,17 @@ LAYERS = {
         "variants",
         "tasks",
     },
-    1: {"config", "validation", "cadence", "theory", "data", "optim", "worlds", "ppo"},
+    1: {
+        "config",
+        "validation",
+        "cadence",
+        "theory",
+        "data",
+        "optim",
+        "worlds",
+        "ppo",
+        "trajectory",
+    },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks"},
     3: {
         "sharding",

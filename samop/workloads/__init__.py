@@ -14,6 +14,7 @@ from samop import flops, trees
 from samop.config import canonical
 from samop.data import Splits
 from samop.errors import UserError
+from samop.models import MODELS
 
 PyTree = Any
 Batch = dict[str, Any]
@@ -137,6 +138,8 @@ def _build(fields: str, directory: str, batch_size: int, real: str) -> Workload:
     config = json.loads(fields)
     config["data"]["dir"] = directory
     config["train"] = {"batch_size": batch_size}
+    # Of the network what is at its default may be unsaid.
+    config["model"] = {**MODELS[config["model"]["name"]].fields, **config["model"]}
     # Each in a module of its own name, imported where it is used.
     module = importlib.import_module(f"samop.workloads.{config['workload']}")
     workload = module.build(config)
