@@ -50,6 +50,10 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
             },
             "model": {"name": model, **MODELS[model].fields},
             "task": dict(TASKS[workload].fields),
+            # Weights pruned at initialisation, see `samop.sparsity`.
+            "sparsity": {"method": "none", "level": 0.0},
+            # jvp: the network's first-order expansion; lazy: α(f(w) − f(w₀)).
+            "linearized": {"mode": "none", "alpha": 1.0},
             "optimizer": {
                 "name": "sam",  # base: no perturbation
                 "base": "sgd",
@@ -72,6 +76,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 "batch_size": 64,
                 "eval_batch_size": 1000,
                 "diagnostics_every": 10,  # epochs; 0: the perturbation is never measured
+                # Whether each epoch says how well the training examples with true labels, and
+                # those with flipped ones, are fitted; costs a forward pass on all of them.
+                "label_parts": False,
             },
             "precision": {
                 "params": "float32",
@@ -219,6 +226,14 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     plain["data"].pop("dir")
     if not plain["task"]:
         plain.pop("task")
+    if plain["sparsity"]["method"] == "none" or not plain["sparsity"]["level"]:
+        plain.pop("sparsity")
+    if plain["linearized"]["mode"] == "none":
+        plain.pop("linearized")
+    elif plain["linearized"]["mode"] == "jvp":
+        plain["linearized"]["alpha"] = 1.0
+    if not plain["train"]["label_parts"]:
+        plain["train"].pop("label_parts")
     if plain["optimizer"]["base"] == "sgd":
         plain["optimizer"].update(ADAM)  # which it does not read
     else:
@@ -285,6 +300,10 @@ def point_name(config: Mapping[str, Any]) -> str:
     words.append(opt["base"] if opt["name"] == "base" else f"{opt['name']}_rho{opt['rho']:g}")
     if config["data"]["label_noise"]:
         words.append(f"noise{config['data']['label_noise']:g}")
+    if config["sparsity"]["method"] != "none":
+        words.append(f"{config['sparsity']['method']}{config['sparsity']['level']:g}")
+    if config["linearized"]["mode"] != "none":
+        words.append(config["linearized"]["mode"])
     words.append(f"seed{config['seed']}")
     return "_".join(words) + "-" + digest(canonical(config))
 

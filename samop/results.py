@@ -46,6 +46,13 @@ __all__ = [
 ]
 
 SPLITS = ("train", "validation", "test")
+# What a row may hold besides: how both parts of a noisy training set are fitted, ‖w‖.
+BESIDES = (
+    "train_clean_accuracy",
+    "train_noisy_accuracy",
+    "train_noisy_true_accuracy",
+    "weight_norm",
+)
 # Fields that have a column of their own, and those that do not change what is computed.
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
 IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
@@ -200,7 +207,8 @@ def _point(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     if rows:
         row.update(_values(folder / "metrics.jsonl", rows, Metric(**record["metric"])))
         if done.exists():
-            finite = all(math.isfinite(v) for k, v in row.items() if k.startswith("last_"))
+            told = {k: v for k, v in row.items() if k.startswith("last_")}
+            finite = all(math.isfinite(told[k]) for k in told if k[5:] not in BESIDES)
             row["status"] = "done" if finite else "diverged"
     return row, record
 
@@ -255,6 +263,7 @@ def _values(path: Path, rows: list[dict[str, Any]], metric: Metric) -> dict[str,
     scores = [sign * row.get(f"validation_{metric.name}", math.nan) for row in rows]
     finite = [score for score in scores if math.isfinite(score)]
     best = rows[scores.index(max(finite))] if finite else rows[-1]
+    names += [name for name in BESIDES if name in rows[-1]]
     values = {"epochs": rows[-1]["epoch"], "grad_evals": rows[-1]["grad_evals"]}
     for when, row in (("last", rows[-1]), ("best", best)):
         values[f"{when}_epoch"] = row["epoch"]

@@ -72,7 +72,11 @@ def shared(config: Mapping[str, Any], workload: Workload, total_steps: int) -> S
         return TrainState(jnp.zeros((), jnp.int32), params, model_state, opt_state)
 
     def closing(state, number, opt, batch, key):
-        metrics = {"grad_evals": transforms.grad_evals(state.opt_state, state.step)}
+        metrics = {
+            "grad_evals": transforms.grad_evals(state.opt_state, state.step),
+            # A radius ρ is the larger the smaller the weights: ρ/‖w‖.
+            "weight_norm": trees.norm(state.params),
+        }
         if config["precision"]["loss_scale"]:
             metrics["loss_scale"] = state.opt_state.scale
             metrics["skipped_steps"] = state.opt_state.skipped

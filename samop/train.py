@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from samop import transforms
 from samop.config import epochs
 from samop.data import sampling
+from samop.parts import label_parts
 from samop.running import shared
 from samop.step import TrainState, passes_of, train_step
 from samop.tasks import TASKS
@@ -152,6 +153,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         return jax.lax.fori_loop(begin, begin + count, one, state)
 
     def epoch(state, seed, traced, labels, data, number):
+        assert workload.splits is not None
         opt, inputs, body, order = stepper(seed, traced, labels, data, number)
         state, (seen, weight) = jax.lax.scan(body, state, order)
         share = weight / jnp.mean(weight) if workload.weight else 1.0
@@ -162,6 +164,16 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
             if workload.score is not None:
                 metrics[f"{split}_{OUTPUTS}"] = outputs
+        if config["train"]["label_parts"]:
+            metrics |= label_parts(
+                params,
+                state.model_state,
+                data["train"]["x"],
+                labels,
+                jnp.asarray(workload.splits.train.y),
+                workload,
+                config["train"]["eval_batch_size"],
+            )
         batch, key = inputs(state, order[-1])
         return state, metrics | common.closing(state, number, opt, batch, key)
 

@@ -15,6 +15,7 @@ AUGMENT = ("none", "crop_flip", "resized_crop")
 NORMALIZE = ("unit", "standardize", "none")
 MODES = ("auto", "vmap", "loop")
 BUDGETS = ("epochs", "grad_evals")
+LINEARIZED = ("none", "jvp", "lazy")
 DTYPES = ("float32", "bfloat16", "float16")
 SECOND_PASSES = ("float32", "compute")
 # What can be measured of a network's curvature; samop.measures says what each word records.
@@ -52,6 +53,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _precision(config)
     _curvature(config)
     _task(config)
+    _changed(config)
 
 
 def _task(config) -> None:
@@ -76,6 +78,38 @@ def _task(config) -> None:
             f"workload={config['workload']!r}: use 0"
         )
     task.check(config)
+
+
+def _changed(config) -> None:
+    """What is done to the network besides: pruning, linearisation; and what is asked of labels."""
+    from samop.sparsity import METHODS
+
+    _one_of(config, "sparsity.method", METHODS)
+    _number(config, "sparsity.level", 0, 1, open_end=True)
+    noise = config["data"]["label_noise"]
+    if config["sparsity"]["method"] == "snip" and noise:
+        raise UserError(
+            f"sparsity.method='snip' with data.label_noise={noise}: its scores would be taken of "
+            "the true labels, which training does not see: use 'random' or 'magnitude'"
+        )
+    _one_of(config, "linearized.mode", LINEARIZED)
+    _number(config, "linearized.alpha", 1e-6, math.inf)
+    mode = config["linearized"]["mode"]
+    if mode != "none":
+        for field in ("params", "compute"):
+            if config["precision"][field] != "float32":
+                raise UserError(
+                    f"linearized.mode={mode!r} takes differences that precision.{field}="
+                    f"{config['precision'][field]!r} would lose: use 'float32'"
+                )
+    if config["workload"] == "control" and (mode, config["sparsity"]["method"]) != ("none",) * 2:
+        raise UserError("workload='control' takes agents as they are: no sparsity, no linearized")
+    if not isinstance(config["train"]["label_parts"], bool):
+        raise UserError("train.label_parts should be of type bool")
+    if config["train"]["label_parts"] and config["workload"] not in ("classification", "imagenet"):
+        raise UserError(
+            f"train.label_parts is for classes: not defined for workload={config['workload']!r}"
+        )
 
 
 def _data(config) -> None:

@@ -21,6 +21,7 @@ LAYERS = {
         "diagnostics",
         "errors",
         "flops",
+        "sparsity",
         "records",
         "variants",
         "tasks",
@@ -36,7 +37,7 @@ LAYERS = {
         "ppo",
         "trajectory",
     },
-    2: {"workloads", "step", "running", "train", "playing", "measures", "chunks"},
+    2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
         "sharding",
         "checkpoint",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 # Folded into a run's seed, so that no two uses of it share random numbers.
-INIT, DROPOUT, ORDER, NOISE, AUGMENT, PERTURB, CURVATURE, PLAY = range(8)
+INIT, DROPOUT, ORDER, NOISE, AUGMENT, PERTURB, CURVATURE, PLAY, PRUNE = range(9)
 
 
 def stream(seed: jax.typing.ArrayLike, purpose: int) -> jax.Array:

@@ -12,6 +12,7 @@ from samop.models.mlp import ACTIVATIONS, MLP, NORMS
 from samop.models.resnet import ResNet18
 from samop.models.resnet50 import ResNet50
 from samop.models.transformer import Transformer
+from samop.models.vit import ViT
 
 
 class Model(NamedTuple):
@@ -89,6 +90,19 @@ MODELS: dict[str, Model] = {
             fields["heads"],
             fields["dropout"],
             vocabulary,
+            outputs,
+        ),
+        width=lambda fields: str(fields["size"]),
+        norm_layers=_always,
+    ),
+    "vit": Model(
+        fields={"size": 64, "layers": 4, "heads": 4, "patch": 4, "dropout": 0.1},
+        build=lambda fields, outputs: ViT(
+            fields["size"],
+            fields["layers"],
+            fields["heads"],
+            fields["patch"],
+            fields["dropout"],
             outputs,
         ),
         width=lambda fields: str(fields["size"]),

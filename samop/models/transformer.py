@@ -1,6 +1,7 @@
 """A Transformer encoder that gives every token its logits (arXiv 1706.03762, pre-norm)."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Layer(nn.Module):
 
     heads: int
     dropout: float
+    activation: Callable[[jax.Array], jax.Array] = nn.elu
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
@@ -55,7 +57,7 @@ class Layer(nn.Module):
         x = x + drop(y)
 
         y = nn.LayerNorm()(x)
-        y = drop(nn.elu(nn.Dense(MLP * size, kernel_init=xavier)(y)))
+        y = drop(self.activation(nn.Dense(MLP * size, kernel_init=xavier)(y)))
         return x + drop(nn.Dense(size, kernel_init=xavier)(y))
 
 

@@ -25,8 +25,10 @@ class Task(NamedTuple):
 
 TASKS: dict[str, Task] = {
     "regression": Task(("mlp",), noise=True),
-    "classification": Task(("mlp", "resnet18"), noise=True),
-    "imagenet": Task(("resnet50", "resnet18", "mlp"), imagenet.FIELDS, imagenet.check, noise=True),
+    "classification": Task(("mlp", "resnet18", "vit"), noise=True),
+    "imagenet": Task(
+        ("resnet50", "resnet18", "mlp", "vit"), imagenet.FIELDS, imagenet.check, noise=True
+    ),
     "tagging": Task(("transformer",), tagging.FIELDS, tagging.check),
     "sentiment": Task(("lstm",), sentiment.FIELDS, sentiment.check, noise=True),
     "molecules": Task(("gcn",), molecules.FIELDS, molecules.check),

@@ -59,6 +59,8 @@ class Workload:
       stream: where examples come from if they are too many for the devices, see
         `samop.data.stream`.
       world: what an agent acts in, see `samop.worlds`.
+      parameters: `parameters(params) -> int`: how many of the arrays' numbers train; of a pruned
+        network fewer than there are.
     """
 
     metric: Metric
@@ -74,6 +76,7 @@ class Workload:
     unit: str = "examples"
     stream: Any = None
     world: Any = None
+    parameters: Callable[[PyTree], int] = trees.size
 
     @property
     def count(self) -> int:
@@ -127,6 +130,7 @@ def build(config: Mapping[str, Any]) -> Workload:
         "data": data,
         "model": plain["model"],
         "task": plain.get("task", {}),
+        **{name: plain[name] for name in ("sparsity", "linearized") if name in plain},
     }
     real = jnp.result_type(float).name
     return _build(json.dumps(fields), config["data"]["dir"], plain["train"]["batch_size"], real)
@@ -148,7 +152,9 @@ def _build(fields: str, directory: str, batch_size: int, real: str) -> Workload:
             f"train.batch_size={batch_size} is larger than the data: {config['data']['name']} "
             f"has {workload.count} training examples here; allowed: 1 to {workload.count}"
         )
-    return workload
+    from samop.workloads.changed import changed
+
+    return changed(workload, config)
 
 
 def parameters(config: Mapping[str, Any]) -> int:
@@ -159,7 +165,7 @@ def parameters(config: Mapping[str, Any]) -> int:
 @functools.lru_cache(maxsize=64)
 def _parameters(workload: Workload) -> int:
     params, _ = jax.eval_shape(workload.init, jax.ShapeDtypeStruct((), "uint32"))
-    return trees.size(params)
+    return workload.parameters(params)
 
 
 @functools.lru_cache(maxsize=64)
