@@ -59,6 +59,7 @@ LAYERS = {
         "statistics",
         "pairing",
         "comparison",
+        "radius",
         "flatness",
         "wording",
         "results",
@@ -73,8 +74,8 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
-    "statistics", "pairing", "comparison", "wording", "results", "summary", "figures", "report",
-    "records", "cli", "flatness", "throughput",
+    "statistics", "pairing", "comparison", "wording", "radius", "results", "summary", "figures",
+    "report", "records", "cli", "flatness", "throughput",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from samop.figures.family import variants
 from samop.figures.layout import count_label, save
 from samop.figures.spectrum import one_spectrum, spectrum
 from samop.figures.training import curvature_training
+from samop.figures.trends import trends
 from samop.figures.width import accuracy, width_gap
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "one_spectrum",
     "save",
     "spectrum",
+    "trends",
     "variants",
     "width_gap",
 ]

@@ -39,6 +39,8 @@ from samop.flatness import QUANTITIES
 
 HESSIAN = ("lambda_max", "trace", "s2")
 GGN = ("ggn_lambda_max", "ggn_trace", "ggn_s2")
+MOMENTS = ("s2", "s3", "s4")
+GGN_MOMENTS = ("ggn_s2", "ggn_s3", "ggn_s4")
 
 
 def curvatures(runs: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Figure]:
@@ -55,6 +57,9 @@ def curvatures(runs: pd.DataFrame, measured: pd.DataFrame) -> dict[str, Figure]:
     for name, quantities in (("curvature", HESSIAN), ("curvature_ggn", GGN)):
         if table["quantity"].isin(quantities).any():
             found[name] = curvature(runs, measured, quantities)
+    for name, moments in (("curvature_moments", MOMENTS), ("curvature_ggn_moments", GGN_MOMENTS)):
+        if table["quantity"].isin(moments[1:]).any():
+            found[name] = curvature(runs, measured, moments)
     for name, draw in (("spectrum", spectrum), ("curvature_training", curvature_training)):
         try:
             found[name] = draw(runs, measured)

@@ -53,10 +53,14 @@ QUANTITIES = {
         _iterated("lambda_max", "λ_max", "largest eigenvalue of the Hessian"),
         _sampled("trace", "trace", "trace of the Hessian"),
         _iterated("s2", "s₂", "spread of the per-example Hessians"),
+        _iterated("s3", "s₃", "the same of their third powers"),
+        _iterated("s4", "s₄", "the same of their fourth powers"),
         _iterated("lambda_min", "λ_min", "most negative eigenvalue of the Hessian", -1),
         _iterated("ggn_lambda_max", "GGN λ_max", "largest eigenvalue of the Gauss–Newton matrix"),
         _sampled("ggn_trace", "GGN trace", "trace of the Gauss–Newton matrix"),
         _iterated("ggn_s2", "GGN s₂", "spread of the per-example Gauss–Newton matrices"),
+        _iterated("ggn_s3", "GGN s₃", "the same of their third powers"),
+        _iterated("ggn_s4", "GGN s₄", "the same of their fourth powers"),
         Quantity("loss", "training loss", "mean training loss on the examples measured"),
     )
 }

@@ -1,0 +1,151 @@
+"""Sparsity: what SAM gains in large pruned networks and in small dense ones of as many parameters.
+
+python -m samop.main --config=configs/sparsity.py
+python experiments/sparsity.py
+
+Reads the sweep and writes to results/sparsity: gains.csv, matched.csv (gain of a pruned network
+minus that of the dense one with the nearest number of parameters, paired by seed), and the figures
+gains and fit (the gain against how far SGD fits its training data).
+"""
+
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from common import arguments, gain, gain_rows, load, markdown, write
+from matplotlib.figure import Figure
+
+from samop import comparison, figures, wording
+from samop.figures.layout import FAINT, INK, STYLE, Heading
+from samop.figures.width import MARKERS
+from samop.statistics import estimate
+
+METHOD, LEVEL = "sparsity.method", "sparsity.level"
+NAMES = {
+    "none": "dense, of that many units",
+    "random": "pruned at random",
+    "magnitude": "pruned by magnitude",
+    "snip": "pruned by SNIP",
+}
+
+
+def main() -> None:
+    """Tables, figures and a summary of the sweep."""
+    args = arguments("sparsity", __doc__)
+    runs = load(args.workdir[0])
+    gains = {epoch: comparison.gains(runs, epoch=epoch) for epoch in comparison.EPOCHS}
+    matched = pd.concat([_matched(runs, epoch) for epoch in comparison.EPOCHS])
+    last = gains["last"].sort_values("parameters")
+    largest = last.loc[last["parameters"].idxmax(), "width"]
+    seeds = wording.span(last["n"])
+    data = f"{runs['dataset'].iloc[0]}, clean labels · n = {seeds} seeds"
+    lines = {
+        NAMES[method]: gain_rows(last[last[METHOD] == method])
+        for method in NAMES
+        if (last[METHOD] == method).any()
+    }
+    panels = {
+        "gain": lines,
+        "test accuracy of SGD": {
+            name: rows.assign(mean=rows["base_mean"], half95=rows["base_half95"])
+            for name, rows in lines.items()
+        },
+    }
+    heading = Heading(
+        "What SAM gains in pruned large networks and in small dense ones",
+        [f"{data} · pruned: {largest} units in one hidden layer, kernels masked at initialisation; "
+         "x: parameters that train · ρ chosen on validation data, last epoch"],
+    )  # fmt: skip
+    drawn = {
+        "gains": figures.trends(
+            panels, heading, "points", ordered=False, share=False, reference=None
+        ),
+        "fit": _fit(runs, last, data),
+    }
+    write(args.out, {"gains": pd.concat(gains.values()), "matched": matched}, drawn)
+    print(markdown(_summary(last, matched)))
+
+
+def _matched(runs: pd.DataFrame, epoch: str) -> pd.DataFrame:
+    """Pruned against dense at the nearest number of parameters: difference of their gains."""
+    pairs = comparison.pairs(runs, epoch=epoch)
+    dense = pairs[pairs[METHOD] == "none"]
+    rows = []
+    for (method, level), own in pairs[pairs[METHOD] != "none"].groupby([METHOD, LEVEL]):
+        count = own["parameters"].iloc[0]
+        near = dense["parameters"].unique()
+        near = near[np.argmin(np.abs(np.log(near / count)))]
+        other = dense[dense["parameters"] == near]
+        both = own.merge(other, on="seed", suffixes=("", "_dense"))
+        found = estimate((both["gain"] - both["gain_dense"]).to_numpy(float))
+        rows.append(
+            {
+                "epoch": epoch,
+                METHOD: method,
+                LEVEL: level,
+                "parameters": count,
+                "dense_parameters": near,
+                "dense_width": other["width"].iloc[0],
+                "sparse_gain": both["gain"].mean(),
+                "dense_gain": both["gain_dense"].mean(),
+                "difference": found.mean,
+                "difference_half95": found.half,
+                "p": found.p,
+                "n": found.n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _fit(runs: pd.DataFrame, last: pd.DataFrame, data: str) -> Figure:
+    """The gain of each network against the training loss that SGD reaches in it."""
+    base = runs[runs["transform"] == "base"]
+    by = [METHOD, LEVEL, "parameters"]
+    loss = base.groupby(by)["last_train_loss"].mean().rename("loss").reset_index()
+    rows = last.merge(loss, on=by)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(5.6, 4.3))
+        axes = figure.add_axes((0.13, 0.12, 0.84, 0.66))
+        for place, (method, own) in enumerate(rows.groupby(METHOD, sort=False)):
+            look: dict[str, Any] = {"color": matplotlib.colormaps["tab10"](place)}
+            axes.errorbar(
+                own["loss"], own["gain"], own["gain_half95"], fmt=MARKERS[place], ms=6, lw=1,
+                capsize=2, label=NAMES[str(method)], **look,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.axhline(0, color=INK, lw=1)
+        axes.set_xlabel("training loss of SGD at the last epoch")
+        axes.set_ylabel("gain (points)")
+        axes.legend(loc="best")
+        title = "The gain against how far SGD fits its training data"
+        figure.text(0.02, 0.95, title, size=12, weight="bold", color=INK)
+        text = f"{data} · a point a network · ± 95 % t interval"
+        figure.text(0.02, 0.89, text, size=8.5, color=FAINT)
+    return figure
+
+
+def _summary(last: pd.DataFrame, matched: pd.DataFrame) -> list[dict[str, str]]:
+    rows = []
+    here = matched[matched["epoch"] == "last"].set_index([METHOD, LEVEL])
+    for row in last.to_dict("records"):
+        key = (row[METHOD], row[LEVEL])
+        against = here.loc[key] if key in here.index else None
+        rows.append(
+            {
+                "network": NAMES[row[METHOD]],
+                "units": row["width"],
+                "pruned": f"{row[LEVEL]:.0%}" if row[LEVEL] else "",
+                "parameters": f"{row['parameters']:,}",
+                "SGD": f"{row['base_mean']:.1f}",
+                "SAM": f"{row['sam_mean']:.1f}",
+                "gain": gain(row, 2),
+                "minus the dense one's": "" if against is None else gain(against, 2, "difference"),
+                "ρ*": f"{row['rho_star']:g}",
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    main()
