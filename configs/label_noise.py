@@ -31,6 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if args.smoke:
         config.experiment = "label_noise_smoke"
         config.sweep.rho = (0.1,)
+        config.sweep.label_noise = (0.0, 0.5)
     return config
 
 

@@ -18,7 +18,7 @@ ALPHA = 10.0
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    args = configs.parse_arg(arg, {"seeds": 2, "epochs": 8}, seeds=8, epochs=60)
+    args = configs.parse_arg(arg, {"seeds": 1, "epochs": 8}, seeds=8, epochs=60)
     config = configs.defaults("mlp")
     config.experiment = "linearized"
     config.optimizer.update(lr=0.05, schedule="cosine", weight_decay=0.0)
@@ -32,6 +32,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.experiment = "linearized_smoke"
         config.sweep.hidden = ((8, 8), (32, 32))
         config.sweep.rho, config.sweep.lazy_rho = (0.1,), (0.01, 0.1)
+        config.sweep.label_noise = (0.5,)
     return config
 
 

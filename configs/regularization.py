@@ -19,7 +19,7 @@ WIDTHS = tuple((n, n) for n in (16, 64, 256))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    smoke = {"seeds": 2, "epochs": 8, "width": "16-16+64-64"}
+    smoke = {"seeds": 2, "epochs": 8, "width": "16-16"}
     args = configs.parse_arg(arg, smoke, seeds=12, epochs=60, width="")
     config = configs.defaults("mlp")
     config.experiment = "regularization"
@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.experiment = "regularization_smoke"
         config.sweep.weight_decay = (0.0, 5e-3)
         config.sweep.rho = (0.1,)
+        config.sweep.label_noise = (0.4,)
     return config
 
 

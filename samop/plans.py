@@ -31,8 +31,22 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
         *_together(sweep.fresh_points(plan, workdir), plan, used),
+        *_drowned(points),
     ]
     return "\n".join(lines)
+
+
+def _drowned(points: list[Any]) -> list[str]:
+    """A warning where label noise leaves the true label no more frequent than any other."""
+    found = set()
+    for point in points:
+        rate, classes = point["data"]["label_noise"], build(point).num_classes
+        if classes and rate >= 1 - 1 / classes:
+            found.add(
+                f"  warning: data.label_noise={rate:g} with {classes} classes leaves the true "
+                "label no more frequent than each wrong one: nothing can be learned from it"
+            )
+    return sorted(found)
 
 
 def _together(points: list[Any], plan: sweep.Plan, used: Any) -> list[str]:
