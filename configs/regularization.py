@@ -3,7 +3,7 @@
 python -m samop.main --config=configs/regularization.py
 python experiments/regularization.py
 
-MLP of two hidden layers of 16, 64, 256, with and without BatchNorm; decay 0, 5e-4, 5e-3; clean
+MLP of two hidden layers of 16, 48, 144, with and without BatchNorm; decay 0, 5e-4, 5e-3; clean
 labels and 40 % flipped; SGD and SAM at four ρ, chosen for each cell, twelve seeds. Best and last
 epoch are both recorded: the former is early stopping. With BatchNorm the weights' norm may grow
 without decay, so that a fixed ρ shrinks beside it: it is recorded. The paper's caveat (arXiv
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from samop import config as configs
 
-WIDTHS = tuple((n, n) for n in (16, 64, 256))
+WIDTHS = tuple((n, n) for n in (16, 48, 144))
 
 
 def get_config(arg: str = "") -> ConfigDict:
