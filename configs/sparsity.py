@@ -3,8 +3,8 @@
 python -m samop.main --config=configs/sparsity.py
 python experiments/sparsity.py
 
-Fashion-MNIST with clean labels, 2,000 training images, one hidden layer. 512 units with 50, 90, 95 %
-of the weights pruned: at random, by magnitude, by SNIP; against dense networks of as many
+Fashion-MNIST with clean labels, 2,000 training images, one hidden layer. 512 units with 50, 90 and
+95 % of the weights pruned: at random, by magnitude, by SNIP; against dense networks of as many
 parameters (256, 51, 26 units) and of 512. SGD and SAM at three ρ, five seeds. Our setting; the
 paper (arXiv 2311.17539) prunes ResNet-18 on CIFAR-10: cifar_width.py with
 --config.sparsity.method=snip --config.sparsity.level=.94 on an accelerator.

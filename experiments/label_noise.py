@@ -16,6 +16,10 @@ from samop.figures.layout import Heading
 from samop.parts import NAMES
 
 WHEN = {"last": "last epoch", "best": "epoch best on validation"}
+TOLD = {
+    "train_noisy_accuracy": "told as the wrong label",
+    "train_noisy_true_accuracy": "told as the true label",
+}
 CELL = ["label_noise", "width", "parameters"]
 
 
@@ -48,7 +52,7 @@ def main() -> None:
                 for epoch, title in WHEN.items()
             },
             Heading(
-                "The noisier the labels, the more SAM gains in wide networks, by not overfitting",
+                "What SAM gains as labels get noisier, at the last and at the best epoch",
                 [f"{data} · SAM − SGD on clean test data, ρ chosen on clean validation data"],
             ),
             "gain (points)",
@@ -62,6 +66,7 @@ def main() -> None:
             "share of flipped examples (%)",
             reference=None,
             ordered=False,
+            limits=(0, 100),
         ),
     }
     tables = {"gains": pd.concat(gains.values()), "slopes": slopes, "parts": parts}
@@ -73,11 +78,9 @@ def _memorised(parts: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
     panels = {}
     for rate, rows in parts[parts["label_noise"] > 0].groupby("label_noise"):
         lines = {}
-        for name, text in (
-            ("train_noisy_accuracy", "told as the wrong label"),
-            ("train_noisy_true_accuracy", "told as the true label"),
-        ):
-            for optimizer, own in rows[rows["of"] == name].groupby("optimizer"):
+        for optimizer in sorted(rows["optimizer"].unique(), reverse=True):  # SGD, SAM
+            for name, text in TOLD.items():
+                own = rows[(rows["of"] == name) & (rows["optimizer"] == optimizer)]
                 scaled = own.assign(mean=100 * own["mean"], half95=100 * own["half95"])
                 lines[f"{optimizer}: {text}"] = scaled
         panels[rate_label(rate)] = lines

@@ -8,9 +8,10 @@ import pytest
 import small
 
 from samop import config as configs
-from samop import sparsity, sweep, trees
+from samop import optim, sparsity, sweep, trees
 from samop.data import sampling
 from samop.errors import UserError
+from samop.step import TrainState, train_step
 from samop.variants import VARIANTS
 from samop.workloads import build, parameters
 
@@ -96,24 +97,33 @@ def test_snip_takes_its_scores_of_one_batch_of_the_runs_seed():
         np.testing.assert_array_equal(pruned[name]["kernel"], kept)
 
 
-@pytest.mark.parametrize("base", ["sgd", "adamw"])
 @pytest.mark.parametrize("name", VARIANTS)
-def test_pruned_weights_are_zero_after_training_with_every_variant(name, base):
+def test_pruned_weights_are_zero_after_training_with_every_variant(name):
     """Decay, momentum and every perturbation leave them alone: exactly 0, not nearly."""
+    base = "adamw" if list(VARIANTS).index(name) % 2 else "sgd"
     fields = {"optimizer__name": name, "optimizer__base": base, "optimizer__weight_decay": 0.1}
-    fields |= {"sparsity__method": "magnitude", "sparsity__level": 0.7, "model__hidden": (6, 6)}
+    fields |= {"sparsity__method": "magnitude", "sparsity__level": 0.7, "model__hidden": (6,)}
     if name == "gsam":
         fields["optimizer__ascent"] = "random"
-    ready = small.prepared(small.grid(small.point(**fields), [{}], [0, 1]))
-    params, _ = small.first_epochs(ready, 2)
-    starts = [ready.run.init(np.uint32(seed))[1]["masks"] for seed in (0, 1)]
-    for number, masks in enumerate(starts):
-        for name_, mask in masks.items():
-            trained = np.asarray(params[name_]["kernel"][number])
-            gone = np.asarray(mask["kernel"]) == 0
-            assert gone.any()
-            assert (trained[gone] == 0).all()
-            assert (trained[~gone] != 0).mean() > 0.5
+    point = small.point(**fields)
+    workload = build(point)
+    opt = optim.optimizer(point, 10, dict.fromkeys(configs.TRACED, 0.1), jax.random.key(0))
+    params, state = workload.init(np.uint32(0))
+    state = TrainState(jnp.zeros((), jnp.int32), params, state, opt.tx.init(params))
+    train = workload.splits.train
+    batch = workload.batch(jnp.asarray(train.x[:32]), jnp.asarray(train.y[:32]), None, None)
+
+    @jax.jit
+    def step(state):
+        return train_step(state, batch, jax.random.key(1), workload, opt)[0]
+
+    for _ in range(3):
+        state = step(state)
+    for layer, mask in state.model_state["masks"].items():
+        trained, gone = np.asarray(state.params[layer]["kernel"]), np.asarray(mask["kernel"]) == 0
+        assert gone.any()
+        assert (trained[gone] == 0).all()
+        assert (trained[~gone] != params[layer]["kernel"][~gone]).mean() > 0.5
 
 
 def test_perturbations_leave_pruned_weights_alone():
@@ -123,7 +133,7 @@ def test_perturbations_leave_pruned_weights_alone():
     params, state = workload.init(np.uint32(0))
     train = workload.splits.train
     batch = workload.batch(jnp.asarray(train.x[:32]), jnp.asarray(train.y[:32]), None, None)
-    loss = lambda p: workload.means(workload.apply(p, state, batch, None, True)[0], batch)["loss"]  # noqa: E731
+    loss = lambda p: workload.means(workload.apply(p, state, batch, None, False)[0], batch)["loss"]  # noqa: E731
     import samop
 
     tx = samop.sam(optax.sgd(0.1), 0.5)
@@ -143,11 +153,8 @@ def test_parameters_are_those_that_train():
 
 def test_density_of_each_layer():
     masks = sparsity.masks(network(), "random", 0.5, key=jax.random.key(0))
-    assert sparsity.density(masks) == {
-        "a/kernel": 18 / 35,
-        "b/kernel": 0.5,
-        "conv/kernel": 0.5,
-    }
+    found = sparsity.density(masks)
+    assert found == pytest.approx({"a/kernel": 18 / 35, "b/kernel": 0.5, "conv/kernel": 0.5})
 
 
 def test_a_layer_that_loses_everything_is_refused():

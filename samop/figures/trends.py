@@ -27,6 +27,7 @@ def trends(
     reference: float | None = 0.0,
     log: bool = False,
     share: bool = True,
+    limits: tuple[float, float] | None = None,
     ordered: bool = True,
     per_row: int = 3,
 ) -> Figure:
@@ -41,6 +42,7 @@ def trends(
       reference: a level to draw a line at; None: none.
       log: a logarithmic value axis.
       share: one scale for all panels, by the means; otherwise each has its own.
+      limits: of the value axis; None: as `share` says.
       ordered: the lines are degrees of one thing (shades of one colour), or kinds.
       per_row: panels beside each other.
 
@@ -83,7 +85,8 @@ def trends(
                 low, high = own["low95"].to_numpy(float), own["high95"].to_numpy(float)
                 axes.fill_between(x, low, high, color=looks[name]["color"], alpha=0.16, lw=0)
                 axes.plot(x, mean, lw=1.9, ms=5, **looks[name])
-            axes.set_ylim(*_limits(everything if share else panel.rows, reference, log))
+            shown = everything if share else panel.rows
+            axes.set_ylim(*(limits or _limits(shown, reference, log)))
             axes.set_ylabel(label)
             parameter_axis(panel, rho_star=False)
             if notes and (text := notes.get(panel.key["panel"])):
