@@ -50,6 +50,7 @@ SPLITS = ("train", "validation", "test")
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
 IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
 IRRELEVANT_SECTIONS = ("run.", "sweep.", "curvature.")
+LATER = {"data.noise": "symmetric"}  # what records from before these fields mean
 # Fields of the perturbation: a base run has none, and is compared with every value of theirs. The
 # budget is one of them, as a base run uses as many gradient evaluations under either.
 ASCENT = (*(f"optimizer.{name}" for name in FIELDS), BUDGET, SECOND_PASS)
@@ -312,7 +313,7 @@ def _add_varying(known: list) -> tuple[list[str], list[str], dict[str, list[str]
       do, is not among them: the transform's name tells the runs apart.
     """
     runs = [
-        (row, {**_flatten(record["config"]), **_perturbation(record["config"])})
+        (row, {**LATER, **_flatten(record["config"]), **_perturbation(record["config"])})
         for row, record in known
     ]
     bases = [flat for row, flat in runs if row["transform"] == "base"]

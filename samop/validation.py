@@ -6,6 +6,7 @@ from typing import Any
 
 from samop import cadence, variants
 from samop.config import get
+from samop.data import human
 from samop.errors import UserError, nearest
 from samop.tasks import TASKS
 
@@ -83,6 +84,7 @@ def _data(config) -> None:
     _one_of(config, "data.normalize", NORMALIZE)
     most = math.inf if config["workload"] == "regression" else 1
     _number(config, "data.label_noise", 0, most, open_end=True)
+    human.check(config)
     _whole(config, "data.validation", 1)
     for field in ("data.train_size", "data.test_size"):
         _whole(config, field, 0)
