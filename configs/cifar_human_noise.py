@@ -7,12 +7,12 @@ from ml_collections import ConfigDict
 
 from samop import config as configs
 
-WIDTHS = ((16, 16), (64, 64), (256, 256))
+WIDTHS = ((16,), (64,), (256,))
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    smoke = {"seeds": 1, "epochs": 2, "width": "16-16"}
-    args = configs.parse_arg(arg, smoke, seeds=5, epochs=30, width="")
+    smoke = {"seeds": 1, "epochs": 2, "width": "16"}
+    args = configs.parse_arg(arg, smoke, seeds=5, epochs=15, width="")
     config = configs.defaults("mlp")
     config.experiment = "cifar_human_noise"
     config.data.update(
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         test_size=2000,
         normalize="standardize",
     )
-    config.optimizer.lr = 0.05
+    config.optimizer.lr = 0.01
     config.train.epochs = args.epochs
     config.sweep.hidden = configs.parse_widths(args.width) if args.width else WIDTHS
     config.sweep.noise = ("symmetric", "worst")

@@ -113,7 +113,8 @@ def arrays(data: bytes, name: str) -> dict[str, np.ndarray]:
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except _DAMAGED as error:
-        raise UserError(f"{name}: is no readable pickle of arrays ({error})") from error
+        reason = " ".join(str(error).split())  # some of its messages have two lines
+        raise UserError(f"{name}: is no readable pickle of arrays ({reason})") from error
     if not isinstance(value, dict):
         raise UserError(f"{name}: holds a {type(value).__name__}, expected a dict of arrays")
     found = {}
