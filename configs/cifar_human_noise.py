@@ -12,7 +12,7 @@ WIDTHS = ((16,), (64,), (256,))
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "16"}
-    args = configs.parse_arg(arg, smoke, seeds=5, epochs=15, width="")
+    args = configs.parse_arg(arg, smoke, seeds=5, epochs=12, width="")
     config = configs.defaults("mlp")
     config.experiment = "cifar_human_noise"
     config.data.update(
