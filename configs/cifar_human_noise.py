@@ -14,7 +14,8 @@ Measured, gain in test accuracy at the last epoch, points ± 95 % t interval ove
     worst  +2.04 ± 1.32   +3.50 ± 0.97   +2.37 ± 1.27
 at equal epochs, that is twice SGD's gradient evaluations. Neither gain has a clear trend with width
 (p = .08 clean, .60 worst). At the best epoch on (clean) validation data the gains on worst labels
-are +2.55 ± 2.55, +1.79 ± 1.93, +1.83 ± 1.08: stopping SGD early has part of what SAM has.
+are +2.55 ± 2.55, +1.79 ± 1.93, +1.83 ± 1.08: only the widest excludes 0 by more than rounding. At
+ρ = .5 every network stays near chance.
 1,510 s of training on two cores shared with several other jobs.
 Arguments after the colon: smoke; seeds=5; epochs=12; width=64 (several joined by +, layers by -).
 """
