@@ -43,6 +43,7 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Share of training labels flipped to another class; in regression the standard
                 # deviation of the noise on training targets.
                 "label_noise": 0.0,
+                "noise": "symmetric",  # or people's labels of cifar10, see samop.data.human
                 "noise_seed": -1,  # -1: the run's seed
                 "order_seed": -1,  # -1: the run's seed
                 "normalize": "unit",  # unit: pixels in [0, 1]
@@ -243,6 +244,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in model.later:
         if plain["model"].get(name) == model.fields[name]:
             plain["model"].pop(name)
+    if plain["data"].get("noise") == "symmetric":
+        plain["data"].pop("noise")
     for name, value in {**ADAM, "clip": 0.0}.items():
         if plain["optimizer"][name] == value:
             plain["optimizer"].pop(name)
@@ -300,6 +303,8 @@ def point_name(config: Mapping[str, Any]) -> str:
     words.append(opt["base"] if opt["name"] == "base" else f"{opt['name']}_rho{opt['rho']:g}")
     if config["data"]["label_noise"]:
         words.append(f"noise{config['data']['label_noise']:g}")
+    if config["data"]["noise"] != "symmetric":
+        words.append(config["data"]["noise"])
     if config["sparsity"]["method"] != "none":
         words.append(f"{config['sparsity']['method']}{config['sparsity']['level']:g}")
     if config["linearized"]["mode"] != "none":

@@ -57,6 +57,17 @@ BESIDES = (
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
 IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
 IRRELEVANT_SECTIONS = ("run.", "sweep.", "curvature.")
+# What records from before these fields mean.
+LATER = {
+    "data.noise": "symmetric",
+    "model.activation": "relu",
+    "model.norm": "none",
+    "sparsity.method": "none",
+    "sparsity.level": 0.0,
+    "linearized.mode": "none",
+    "linearized.alpha": 1.0,
+    "train.label_parts": False,
+}
 # Fields of the perturbation: a base run has none, and is compared with every value of theirs. The
 # budget is one of them, as a base run uses as many gradient evaluations under either.
 ASCENT = (*(f"optimizer.{name}" for name in FIELDS), BUDGET, SECOND_PASS)
@@ -321,7 +332,7 @@ def _add_varying(known: list) -> tuple[list[str], list[str], dict[str, list[str]
       do, is not among them: the transform's name tells the runs apart.
     """
     runs = [
-        (row, {**_flatten(record["config"]), **_perturbation(record["config"])})
+        (row, {**LATER, **_flatten(record["config"]), **_perturbation(record["config"])})
         for row, record in known
     ]
     bases = [flat for row, flat in runs if row["transform"] == "base"]
@@ -338,8 +349,6 @@ def _add_varying(known: list) -> tuple[list[str], list[str], dict[str, list[str]
         seen: dict[Any, set[str]] = {}
         for row, flat in runs:
             value = flat.get(field)
-            if field not in flat:  # of a version that did not have it yet
-                continue
             if is_ascent and (row["transform"] == "base" or (field in ASCENT and value is None)):
                 continue
             # The width's label stands for the layer sizes; a model field that it does not

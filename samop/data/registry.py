@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from samop.data import decode, molecules, records, sentiment, tagged
+from samop.data import decode, human, molecules, records, sentiment, tagged
 from samop.data.dataset import Arrays, Collection, Dataset, collection, image_dataset
 from samop.data.packages import PACKAGES, Package
 from samop.data.tfds import TfdsSource
@@ -87,6 +87,11 @@ ENTRIES: dict[str, Entry] = {
         tfds=TfdsSource("cifar10", "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"),
         package=PACKAGES["cifar10"],
         decode=decode.cifar10_png_files,
+    ),
+    "cifar10n": Entry(
+        content="34fbc660ee73804d91fde053ef4a1df9622ebb31f3eca25f3468c4dee9ae0db5",
+        package=PACKAGES["cifar10n"],
+        decode=human.cifar_n,
     ),
     "sst2": Entry(
         content="",

@@ -76,6 +76,23 @@ def split(dataset: Dataset, validation: int, train: int = 0, test: int = 0) -> S
     Raises:
       UserError: a size does not fit; it names the size and the range allowed.
     """
+    held, kept, tested = places(dataset, validation, train, test)
+    return Splits(
+        train=Split(_taken(dataset.train_x, kept), _taken(dataset.train_y, kept)),
+        validation=Split(_taken(dataset.train_x, held), _taken(dataset.train_y, held)),
+        test=Split(_taken(dataset.test_x, tested), _taken(dataset.test_y, tested)),
+    )
+
+
+def places(
+    dataset: Dataset, validation: int, train: int = 0, test: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where `split` takes its parts from: sorted places, int64.
+
+    Returns:
+      Of the validation and of the training part among the data set's training examples, and of
+      the test part among its test examples. Arguments and errors as for `split`.
+    """
     total, test_total = len(dataset.train_y), len(dataset.test_y)
     having = f"{dataset.name} has {total} training examples"
     validation = _size("validation", validation, total - 1, having)
@@ -85,11 +102,7 @@ def split(dataset: Dataset, validation: int, train: int = 0, test: int = 0) -> S
     order = permutation(total, _TRAIN_SEED)
     held, kept = np.sort(order[:validation]), np.sort(order[validation : validation + train])
     tested = np.sort(permutation(test_total, _TEST_SEED)[: test or test_total])
-    return Splits(
-        train=Split(_taken(dataset.train_x, kept), _taken(dataset.train_y, kept)),
-        validation=Split(_taken(dataset.train_x, held), _taken(dataset.train_y, held)),
-        test=Split(_taken(dataset.test_x, tested), _taken(dataset.test_y, tested)),
-    )
+    return held, kept, tested
 
 
 def parts(

@@ -40,7 +40,8 @@ class Workload:
 
     Attributes:
       metric: the metric of tables and figures; `examples` returns it beside "loss".
-      splits: NumPy arrays of the three splits; training, validation and test labels are clean.
+      splits: NumPy arrays of the three splits; labels are clean, but for people's in the training
+        part (`data.noise`).
         None where a stream or a world gives the examples.
       num_classes: of labels that noise can flip; 0: none such.
       init: `init(seed) -> (params, model_state)`, jitted; model_state holds BatchNorm statistics.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from samop import data
-from samop.data import sampling
+from samop.data import human, sampling
 from samop.errors import UserError
 from samop.models import MODELS
 
@@ -22,15 +22,19 @@ def _load(name: str, directory: str, validation: int, train: int, test: int):
 
 
 def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
-    """Data set of images and splits of a config; kept, since the groups of a sweep share them."""
+    """Data set of images and splits of a config, with people's labels where `data.noise` has some.
+
+    The images are kept, since the groups of a sweep share them.
+    """
     fields = config["data"]
-    return _load(
-        fields["name"],
-        fields["dir"],
-        fields["validation"],
-        fields["train_size"],
-        fields["test_size"],
-    )
+    sizes = (fields["validation"], fields["train_size"], fields["test_size"])
+    dataset, splits = _load(fields["name"], fields["dir"], *sizes)
+    noise = fields.get("noise", human.SYMMETRIC)  # unsaid at its default
+    if noise == human.SYMMETRIC:
+        return dataset, splits
+    people = data.load(human.NAME, fields["dir"] or None)
+    named = dict(zip(("validation", "train", "test"), sizes, strict=True))
+    return human.relabelled(dataset, splits, noise, people, named)
 
 
 def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int):
