@@ -60,6 +60,7 @@ LAYERS = {
         "pairing",
         "comparison",
         "radius",
+        "varying",
         "flatness",
         "wording",
         "results",
@@ -74,7 +75,7 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
-    "statistics", "pairing", "comparison", "wording", "radius", "results", "summary", "figures",
+    "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary", "figures",
     "report", "records", "cli", "flatness", "throughput",
 )  # fmt: skip
 
