@@ -35,6 +35,8 @@ LAYERS = {
         "worlds",
         "ppo",
         "trajectory",
+        "piecewise",
+        "planes",
     },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks"},
     3: {
