@@ -1,4 +1,4 @@
-"""What SAM's solutions look like beside gradient descent's as a network gets too large for its data.
+"""What SAM's solutions look like beside gradient descent's as a network outgrows its data.
 
 python experiments/solution_space.py [--smoke] [--out=experiments/results/solution_space]
 
@@ -18,7 +18,10 @@ Measured, on the interval that the points span where not said otherwise:
   that its mean over seeds is their sample variance; log_seed_variance: jackknife pseudo-values of
   that variance's logarithm, by which arms are compared;
 - travel from the initialisation; distance_gd from GD's solution, of parameters, and function_
-  distance_gd, root mean square over x; barrier_gd: rise of the loss on the straight way to it;
+  distance_gd, root mean square over x;
+- barrier_gd: rise of the loss above both ends on the straight way to GD's solution; way_barrier_gd:
+  on a way that is not straight, along SAM's own trajectory back to where it was recorded nearest to
+  GD's solution, and straight on from there: no more than that separates the two;
 - plane_share, plane_share_gd: of the distance that SAM, and GD, is from the initialisation the part
   in the plane of initialisation and both solutions, mean over what was recorded along the way.
 
@@ -29,6 +32,7 @@ and three figures; prints the summary. Hardware: CPUs; 6 minutes on two cores, -
 """
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -60,7 +64,9 @@ RATIOS = (
     "travel",
 )  # fmt: skip
 DIFFERENCES = ("train_loss", "r2", "interpolates")
-ALONE = ("function_distance_gd", "barrier_gd", "plane_share", "plane_share_gd")
+ALONE = (
+    "function_distance_gd", "barrier_gd", "way_barrier_gd", "plane_share", "plane_share_gd",
+)  # fmt: skip
 
 
 def initial(seed: int, width: int) -> np.ndarray:
@@ -95,24 +101,24 @@ def top_curvatures(params: jax.Array) -> jax.Array:
     return jax.lax.map(top, params)
 
 
-def descend(rho: float, params: np.ndarray, steps: int) -> np.ndarray:
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def descend(rho: float, params: jax.Array, steps: int) -> jax.Array:
     """SAM from params [seeds, 3, n]; ρ = 0 is GD. What it passes, [seeds, records, 3, n].
 
     The first hundredth of the steps is recorded as densely as all the others: the loss falls there.
     """
     tx = samop.sam(optax.sgd(RATE), rho)
-    early = steps // 100
+
+    def some(start, steps, records):
+        every = steps // records
+        return trajectory(tx, loss, start, lambda _: (), steps, every=every, record=lambda p: p)
 
     def one(start):
-        record = {"record": lambda p: p}
-        middle, first = trajectory(
-            tx, loss, start, lambda _: (), early, every=early // 100, **record
-        )
-        rest = steps - early
-        _, second = trajectory(tx, loss, middle, lambda _: (), rest, every=rest // 99, **record)
+        middle, first = some(start, steps // 100, 100)
+        _, second = some(middle, steps - steps // 100, 99)
         return jnp.concatenate([first, second[1:]])
 
-    return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(params)))
+    return jax.vmap(one)(params)
 
 
 def seed_variance(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -151,11 +157,16 @@ def against_gd(path: np.ndarray, gd: np.ndarray) -> dict[str, float]:
     """Distances of one seed's SAM from its GD: paths [records, 3, n] from the same start."""
     flat, flat_gd = (p.reshape(len(p), -1) for p in (path, gd))
     plane = planes.through(flat[0], flat[-1], flat_gd[-1])
+    nearest = int(np.argmin(np.linalg.norm(flat - flat_gd[-1], axis=1)))
+    t = np.linspace(0, 1, 101)[:, None]
+    way = np.concatenate([(1 - t) * flat_gd[-1] + t * flat[nearest], flat[nearest:]])
+    on_the_way = np.asarray(flat_losses(way))
     apart = piecewise.evaluate(path[-1], INSIDE) - piecewise.evaluate(gd[-1], INSIDE)
     return {
         "distance_gd": float(np.linalg.norm(flat[-1] - flat_gd[-1])),
         "function_distance_gd": float(np.sqrt(np.mean(apart**2))),
         "barrier_gd": planes.barrier(flat_losses, flat_gd[-1], flat[-1]),
+        "way_barrier_gd": float(on_the_way.max() - max(on_the_way[0], on_the_way[-1])),
         "plane_share": float(plane.share(flat[1:]).mean()),
         "plane_share_gd": float(plane.share(flat_gd[1:]).mean()),
     }
@@ -168,7 +179,7 @@ def rows_of(width: int, arm: str, rho: float, columns: dict[str, Any]) -> pd.Dat
 def one_width(width: int, seeds: int, steps: int) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
     """The rows of a width, and each arm's path [seeds, records, 3, n]."""
     start = np.stack([initial(seed, width) for seed in range(seeds)])
-    paths = {drawing.GD: descend(0.0, start, steps)}
+    paths = {drawing.GD: np.asarray(descend(0.0, start, steps))}
     number = {"seed": np.arange(seeds)}
     tables = [
         rows_of(width, drawing.START, 0.0, {**number, **measure(start, start)}),
@@ -176,7 +187,7 @@ def one_width(width: int, seeds: int, steps: int) -> tuple[pd.DataFrame, dict[st
     ]
     for rho in RHOS:
         arm = drawing.sam(rho)
-        paths[arm] = descend(rho, start, steps)
+        paths[arm] = np.asarray(descend(rho, start, steps))
         continued = descend(0.0, paths[arm][:, -1], steps // 2)
         paths[drawing.then_gd(rho)] = np.concatenate([paths[arm], continued[:, 1:]], axis=1)
         for name in (arm, drawing.then_gd(rho)):
@@ -233,7 +244,7 @@ def factors(found: Any) -> tuple[float, float, float]:
 
 
 def trends(rows: pd.DataFrame) -> pd.DataFrame:
-    """The factor by which a ratio to GD changes as the width doubles: a slope a seed, t over them."""
+    """The factor by which a ratio to GD changes as the width doubles: a slope of each seed."""
     lines = []
     for arm in rows["arm"].unique():
         if arm in (drawing.GD, drawing.START):
@@ -321,17 +332,22 @@ def run(out: Path, widths: Sequence[int], seeds: int, steps: int, say: Callable)
     for names in (
         ("train_loss", "interpolates", "pieces", "visible_pieces"),
         ("total_variation", "path_norm", "lambda_max", "seed_variance"),
-        ("travel", "distance_gd", "function_distance_gd", "barrier_gd", "plane_share"),
+        ("travel", "distance_gd", "function_distance_gd", "barrier_gd", "way_barrier_gd"),
     ):
         say(table(found, names) + "\n")
     say("SAM/GD changes, as the width doubles, by a factor of\n")
     for row in slopes.itertuples():
         say(f"{row.arm}, {row.measure}: {row.per_doubling:.3g} [{row.low:.3g}, {row.high:.3g}]")
     points = np.stack([X, Y], axis=1)
+    what = (
+        f"two-layer ReLU network of one input, {len(X)} points, loss ½Σ(f(x) − y)², "
+        f"{steps:,} full-batch steps"
+    )
+    shown_arms = [drawing.GD, *map(drawing.sam, RHOS), drawing.then_gd(max(RHOS))]
     for name, figure in {
-        "functions": drawing.functions(curves, points, [drawing.GD, shown]),
-        "measures": drawing.measures(rows),
-        "planes": drawing.planes(views, shown),
+        "functions": drawing.functions(curves, points, [drawing.GD, shown], what),
+        "measures": drawing.measures(rows, shown_arms, what),
+        "planes": drawing.planes(views, shown, what),
     }.items():
         for path in save(figure, out / name):
             say(f"wrote {path}")

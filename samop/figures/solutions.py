@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -17,8 +18,9 @@ from samop import statistics
 from samop.figures.layout import BLUE, FAINT, INK, STYLE, Heading, layout, legend
 
 ORANGE = "#D97B1F"
+# Pale enough for the trajectories to stand out where the loss is highest.
+LIGHT = LinearSegmentedColormap.from_list("light", ["#FFFFFF", "#C9CDD3", "#83898F"])
 START, GD = "initialisation", "GD"
-WHAT = "Two-layer ReLU network of one input, 12 points, ½Σerr², full batch, 4·10⁵ steps"
 # Measure → title of its panel, label of its axis.
 MEASURES = {
     "total_variation": ("Total variation of the slope", "∫|f″| over the points' interval"),
@@ -61,7 +63,7 @@ class View(NamedTuple):
 
 
 def functions(
-    curves: pd.DataFrame, points: np.ndarray, arms: Sequence[str], subtitle: str = WHAT
+    curves: pd.DataFrame, points: np.ndarray, arms: Sequence[str], subtitle: str
 ) -> Figure:
     """The fitted functions of all seeds, a panel for each width and arm.
 
@@ -85,7 +87,7 @@ def functions(
         ]
         figure, panels = layout(
             cells.assign(parameters=3 * cells["width"]),
-            Heading("With many neurons, SAM's functions are smoother and more alike", lines),
+            Heading("The functions that GD and SAM fit, with few neurons and with many", lines),
             ["width", "arm"],
             [f"{arm}, {width} neurons" for width, arm in zip(cells["width"], cells["arm"])],
             entries=[handle.get_label() for handle in handles],
@@ -103,20 +105,21 @@ def functions(
     return figure
 
 
-def measures(rows: pd.DataFrame, subtitle: str = WHAT) -> Figure:
+def measures(rows: pd.DataFrame, arms: Sequence[str], subtitle: str) -> Figure:
     """Measures of the solutions against the number of neurons: geometric means, 95 % t intervals.
 
     Args:
       rows: a row for each width, arm and seed, with the columns of MEASURES, `log_seed_variance`,
         `travel` and `distance_gd`.
+      arms: to show beside the initialisation.
       subtitle: what was trained.
     """
-    arms = [arm for arm in rows["arm"].unique() if arm != START]
     panels_of = pd.DataFrame({"measure": list(MEASURES), "parameters": 0})
     seeds = rows["seed"].nunique()
     lines = [
         subtitle,
-        f"geometric means and 95 % t intervals over {seeds} seeds; variance: jackknife",
+        f"geometric means and 95 % t intervals over {seeds} seeds, of the variance by jackknife "
+        "· intervals of comparisons, which are paired, are narrower",
     ]
     with matplotlib.rc_context(STYLE):
         handles: list[Any] = [Line2D([], [], label=arm, **_look(arm)) for arm in (*arms, START)]
@@ -134,17 +137,17 @@ def measures(rows: pd.DataFrame, subtitle: str = WHAT) -> Figure:
         for panel in panels:
             name = panel.key["measure"]
             if name == "distance":
-                _distances(panel.axes, rows)
+                _distances(panel.axes, rows, arms)
             else:
-                for arm in (START, *arms):
-                    if name == "visible_pieces" or arm != START or name != "lambda_max":
-                        _line(panel.axes, rows[rows["arm"] == arm], name, _look(arm))
+                # Functions at the initialisation differ by powers of ten more than fitted ones.
+                for arm in arms if name == "seed_variance" else (START, *arms):
+                    _line(panel.axes, rows[rows["arm"] == arm], name, _look(arm))
             _neurons(panel.axes, rows, MEASURES[name][1])
         legend(figure, handles)
     return figure
 
 
-def planes(views: Sequence[View], arm: str, subtitle: str = WHAT) -> Figure:
+def planes(views: Sequence[View], arm: str, subtitle: str) -> Figure:
     """The loss in the plane through initialisation and solutions, and both projected trajectories.
 
     Args:
@@ -155,7 +158,7 @@ def planes(views: Sequence[View], arm: str, subtitle: str = WHAT) -> Figure:
     lines = [
         subtitle,
         "of each width the seed whose distance between the solutions is the median · trajectories "
-        "are projected; their share in the plane is above each panel",
+        "are projected: of their distance from the start the share above the panel is in the plane",
     ]
     with matplotlib.rc_context(STYLE):
         handles: list[Any] = [
@@ -203,13 +206,15 @@ def _line(axes: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> No
     axes.plot(x, mean, ms=4.5, **look)
 
 
-def _distances(axes: Axes, rows: pd.DataFrame) -> None:
+def _distances(axes: Axes, rows: pd.DataFrame, arms: Sequence[str]) -> None:
     """Of each SAM arm the distance from GD's solution, beside GD's own way from the start."""
-    for arm in rows.loc[rows["distance_gd"].notna(), "arm"].unique():
-        _line(axes, rows[rows["arm"] == arm], "distance_gd", _look(arm))
-    _line(axes, rows[rows["arm"] == GD], "travel", _look(GD))
-    for text, y in (("SAM to GD", 0.93), ("GD to its initialisation", 0.06)):
-        axes.text(0.03, y, text, transform=axes.transAxes, size=8, color=FAINT)
+    for arm in arms:
+        name = "travel" if arm == GD else "distance_gd"
+        _line(axes, rows[rows["arm"] == arm], name, _look(arm))
+    axes.text(
+        0.97, 0.04, "GD: from its initialisation\nSAM: from GD's solution",
+        transform=axes.transAxes, size=8, color=FAINT, ha="right", va="bottom",
+    )  # fmt: skip
 
 
 def _neurons(axes: Axes, rows: pd.DataFrame, label: str) -> None:
@@ -234,7 +239,7 @@ def _plane(figure: Figure, axes: Axes, view: View) -> None:
         np.floor(np.log10(view.losses.min()) * 2) / 2, np.log10(view.losses.max()) + 0.5, 0.5
     )
     filled = axes.contourf(
-        view.c1, view.c2, np.log10(view.losses), levels=levels, cmap="Greys", zorder=0
+        view.c1, view.c2, np.log10(view.losses), levels=levels, cmap=LIGHT, zorder=0
     )
     x, y, across, up = axes.get_position().bounds
     size = figure.get_size_inches()
@@ -250,4 +255,6 @@ def _plane(figure: Figure, axes: Axes, view: View) -> None:
     axes.text(0, 1.02, f"in the plane: {parts}", transform=axes.transAxes, size=8.5, color=FAINT)
     axes.grid(False)
     axes.set_aspect("equal")
-    axes.set(xlabel="towards SAM's solution", ylabel="at right angles, towards GD's")
+    axes.set(
+        xlabel="distance towards SAM's solution", ylabel="distance at right angles, towards GD's"
+    )
