@@ -159,14 +159,15 @@ def against_gd(path: np.ndarray, gd: np.ndarray) -> dict[str, float]:
     plane = planes.through(flat[0], flat[-1], flat_gd[-1])
     nearest = int(np.argmin(np.linalg.norm(flat - flat_gd[-1], axis=1)))
     t = np.linspace(0, 1, 101)[:, None]
-    way = np.concatenate([(1 - t) * flat_gd[-1] + t * flat[nearest], flat[nearest:]])
-    on_the_way = np.asarray(flat_losses(way))
+    straight = np.asarray(flat_losses((1 - t) * flat_gd[-1] + t * flat[nearest]))
+    along = np.asarray(flat_losses(flat))[nearest:]
+    highest = max(straight.max(), along.max())
     apart = piecewise.evaluate(path[-1], INSIDE) - piecewise.evaluate(gd[-1], INSIDE)
     return {
         "distance_gd": float(np.linalg.norm(flat[-1] - flat_gd[-1])),
         "function_distance_gd": float(np.sqrt(np.mean(apart**2))),
         "barrier_gd": planes.barrier(flat_losses, flat_gd[-1], flat[-1]),
-        "way_barrier_gd": float(on_the_way.max() - max(on_the_way[0], on_the_way[-1])),
+        "way_barrier_gd": float(highest - max(straight[0], along[-1])),
         "plane_share": float(plane.share(flat[1:]).mean()),
         "plane_share_gd": float(plane.share(flat_gd[1:]).mean()),
     }
