@@ -28,7 +28,8 @@ Measured, on the interval that the points span where not said otherwise:
 Writes solutions.csv (a row for each width, arm and seed), summary.csv (means, t intervals over
 seeds, and against GD of the same seed: differences, and ratios of geometric means), trends.csv (the
 factor by which SAM/GD changes as the width doubles), functions.csv (narrowest and widest network),
-and three figures; prints the summary. Hardware: CPUs; 30 minutes on two cores that others load, --smoke 1.
+and three figures; prints the summary. Hardware: CPUs; 26 minutes on two cores that were shared with
+several other runs, less where they are free; --smoke 1 minute.
 """
 
 import argparse

@@ -73,7 +73,7 @@ def functions(
       arms: to show, in order.
       subtitle: what was trained.
     """
-    cells = curves.reset_index()[["width", "arm"]].drop_duplicates()
+    cells = curves.index.to_frame(index=False)[["width", "arm"]].drop_duplicates()
     cells = cells[cells["arm"].isin(arms)]
     cells = cells.assign(order=cells["arm"].map(list(arms).index)).sort_values(["order", "width"])
     seeds = curves.index.get_level_values("seed").nunique()
@@ -92,6 +92,7 @@ def functions(
             [f"{arm}, {width} neurons" for width, arm in zip(cells["width"], cells["arm"])],
             entries=[handle.get_label() for handle in handles],
             per_row=cells["width"].nunique(),
+            panel=(3.5, 2.3),
         )
         for panel in panels:
             mine = curves.loc[(panel.key["width"], panel.key["arm"])].to_numpy(float)
@@ -126,13 +127,11 @@ def measures(rows: pd.DataFrame, arms: Sequence[str], subtitle: str) -> Figure:
         handles.append(Patch(color="0.85", label="95 % t interval"))
         figure, panels = layout(
             panels_of,
-            Heading(
-                "SAM's solutions get simpler and flatter than GD's as neurons are added", lines
-            ),
+            Heading("How simple, flat, alike and far apart the solutions of GD and SAM are", lines),
             ["measure"],
             [title for title, _ in MEASURES.values()],
             entries=[handle.get_label() for handle in handles],
-            panel=(3.2, 2.5),
+            panel=(2.8, 2.1),
         )
         for panel in panels:
             name = panel.key["measure"]
@@ -212,8 +211,8 @@ def _distances(axes: Axes, rows: pd.DataFrame, arms: Sequence[str]) -> None:
         name = "travel" if arm == GD else "distance_gd"
         _line(axes, rows[rows["arm"] == arm], name, _look(arm))
     axes.text(
-        0.97, 0.04, "GD: from its initialisation\nSAM: from GD's solution",
-        transform=axes.transAxes, size=8, color=FAINT, ha="right", va="bottom",
+        0.03, 0.97, "SAM: from GD's solution\nGD: from its initialisation",
+        transform=axes.transAxes, size=8, color=FAINT, va="top",
     )  # fmt: skip
 
 
