@@ -25,7 +25,7 @@ START, GD = "initialisation", "GD"
 MEASURES = {
     "total_variation": ("Total variation of the slope", "∫|f″| over the points' interval"),
     "path_norm": ("Path norm", "Σ |a| (|w| + |b|)"),
-    "visible_pieces": ("Pieces one can see", "pieces of a polyline within 0.1 of f"),
+    "visible_pieces": ("Pieces one can see", "pieces, to within 0.1 of f"),
     "lambda_max": ("Sharpness", "λ_max of the Hessian"),
     "seed_variance": ("Variance of f over seeds", "variance, mean over x"),
     "distance": ("Distance in parameters", "Euclidean distance"),
@@ -120,7 +120,7 @@ def measures(rows: pd.DataFrame, arms: Sequence[str], subtitle: str) -> Figure:
     lines = [
         subtitle,
         f"geometric means and 95 % t intervals over {seeds} seeds, of the variance by jackknife "
-        "· intervals of comparisons, which are paired, are narrower",
+        "· for comparisons paired by seed see summary.csv",
     ]
     with matplotlib.rc_context(STYLE):
         handles: list[Any] = [Line2D([], [], label=arm, **_look(arm)) for arm in (*arms, START)]
