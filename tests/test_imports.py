@@ -36,6 +36,8 @@ LAYERS = {
         "worlds",
         "ppo",
         "trajectory",
+        "piecewise",
+        "planes",
     },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
