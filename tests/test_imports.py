@@ -77,8 +77,8 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
-    "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary", "figures",
-    "report", "records", "cli", "flatness", "throughput",
+    "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
+    "figures", "report", "records", "cli", "flatness", "throughput",
 )  # fmt: skip
 
 

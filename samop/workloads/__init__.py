@@ -126,7 +126,7 @@ def build(config: Mapping[str, Any]) -> Workload:
     """
     plain = canonical(config)
     data = {k: v for k, v in plain["data"].items() if k not in OF_THE_RUN}
-    fields = {
+    fields: dict[str, Any] = {
         "workload": plain["workload"],
         "data": data,
         "model": plain["model"],
