@@ -164,8 +164,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset | Collection:
     """A data set by name.
 
     Args:
-      name: "digits", "digits_parity" and "synthetic" are always there; the others (`names`) come from the first
-        source that has them, which is said on stderr.
+      name: "digits", "digits_parity" and "synthetic" are always there; the others (`names`) come
+        from the first source that has them, which is said on stderr.
       data_dir: the folder of the decoded cache; None or "" means $SAMOP_DATA, else
         ~/.cache/samop/data.
 

@@ -11,6 +11,7 @@ vᵀE[B²]v = E[(1 − ηy)²], so that E[B²] ⪯ I says ηE[y²] ≤ 2E[y] for
 eigenvector of Σ_k any bound on the right-hand side bounds s_k^k.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -70,6 +71,7 @@ def best_s3(eta: float, rho: float) -> float:
     return (2 / (3 * math.sqrt(3))) ** (1 / 3) * largest_a(eta, rho)
 
 
+@functools.lru_cache(maxsize=256)
 def sharper_s2(ratio: float) -> float:
     """η²s₂² ≤ this, for unnormalised SAM with ρ/η = ratio ≥ 0, given E[B²] ⪯ I.
 
@@ -92,7 +94,7 @@ def sharper_s2(ratio: float) -> float:
 
 
 def paper_formula(k: int, eta: float, rho: float) -> float:
-    """The right-hand side of `paper`, whether or not it is a theorem; infinite where it has none."""
+    """The right-hand side of `paper`, theorem or not; infinite where it has none."""
     if k not in (2, 3, 4):
         raise UserError(f"k={k} should be 2, 3 or 4")
     inputs.rates(eta, rho)
@@ -106,9 +108,11 @@ def paper_formula(k: int, eta: float, rho: float) -> float:
 def paper(k: int, eta: float, rho: float) -> float:
     """s_k ≤ this (arXiv 2311.17539), given E[B²] ⪯ I and η ≥ 2ρ (k = 2: η > 2ρ; else ρ > 0).
 
-    (η(η − 2ρ))^(−1/2), (2η²ρ)^(−1/3), (η²ρ²)^(−1/4). Proof, by the common step, with h = E x,
-    m_k = E[x^k] and u = h + ρh²: E[B²] ⪯ I says (η − 2ρ)m₂ + 2ηρm₃ + ηρ²m₄ ≤ 2h; hence (η − 2ρ)(m₂ − h²) + 2ηρ(m₃ − h³) + ηρ²(m₄ − h⁴) ≤ 2u − ηu² ≤ 1/η, and no term is negative while
-    η ≥ 2ρ. Beyond that the third goes on to hold (`best_s3`) and the fourth fails: H = .4 with probability .63, else 0, η = 1, ρ = 10.
+    (η(η − 2ρ))^(−1/2), (2η²ρ)^(−1/3), (η²ρ²)^(−1/4). Proof, by the common step, with h = E x, m_k =
+    E[x^k] and u = h + ρh²: E[B²] ⪯ I says (η − 2ρ)m₂ + 2ηρm₃ + ηρ²m₄ ≤ 2h, hence
+    (η − 2ρ)(m₂ − h²) + 2ηρ(m₃ − h³) + ηρ²(m₄ − h⁴) ≤ 2u − ηu² ≤ 1/η, and no term is negative while
+    η ≥ 2ρ. Beyond that the third goes on to hold (`best_s3`) and the fourth fails: H = .4 with
+    probability .63, else 0, η = 1, ρ = 10.
 
     Raises:
       UserError: outside of these assumptions, naming the one that fails.

@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 
 from samop.theory import inputs
 
-STARTS = 12
+STARTS = 8
 
 
 class Direction(NamedTuple):

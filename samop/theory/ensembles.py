@@ -154,12 +154,12 @@ def ratios(h: np.ndarray, p: np.ndarray, r: float) -> dict[str, np.ndarray]:
     found = {
         "a": _top(m[0]) / bounds.largest_a(1.0, r),
         "λ_max(H + ρM₂)": _top(mean) / 2,
-        "every direction": tested.max(1),
+        "each direction v": tested.max(1),
         "λ_max(Var A)": _top(square - mean @ mean),
     }
     s = {k: _root(_top(m[k - 1] - np.linalg.matrix_power(m[0], k)), k) for k in (2, 3, 4)}
     found["s₂, best"] = s[2] / bounds.best_s2(1.0, r)
-    found["s₂, sharper"] = s[2] / _sharper(r)
+    found["s₂, sharper"] = s[2] / bounds.sharper_s2(r) ** 0.5
     if r >= 0.375:
         found["s₃, best"] = s[3] / bounds.best_s3(1.0, r)
     for k, name in PAPER.items():
@@ -170,13 +170,6 @@ def ratios(h: np.ndarray, p: np.ndarray, r: float) -> dict[str, np.ndarray]:
 
 
 PAPER = {2: "s₂, paper", 3: "s₃, paper", 4: "s₄, paper"}
-_SHARPER: dict[float, float] = {}
-
-
-def _sharper(r: float) -> float:
-    if r not in _SHARPER:
-        _SHARPER[r] = bounds.sharper_s2(r) ** 0.5
-    return _SHARPER[r]
 
 
 def _root(x: np.ndarray, k: int) -> np.ndarray:
@@ -185,7 +178,7 @@ def _root(x: np.ndarray, k: int) -> np.ndarray:
 
 def is_theorem(bound: str, criterion: str, r: float) -> bool:
     """Whether a bound is proven for ρ/η = r under a criterion (see `samop.theory.bounds`)."""
-    if bound in ("a", "λ_max(H + ρM₂)", "every direction"):
+    if bound in ("a", "λ_max(H + ρM₂)", "each direction v"):
         return True
     if criterion != CRITERIA[0]:
         return False
@@ -223,7 +216,7 @@ def search(
     findings = []
     for name in names:
         all_values = np.concatenate([v[name] for v in values])
-        first = sorted(range(len(drawn)), key=lambda i: -values[i][name].max())[:2]  # noqa: B023
+        first = np.argsort([-v[name].max() for v in values])[:2]
         ends = [_climb(drawn[i], values[i][name], name, r, criterion, climbs, rng) for i in first]
         worst, ensemble = max(ends, key=lambda end: end[0])
         h, p = ensemble.hessians, ensemble.p

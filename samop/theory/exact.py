@@ -10,7 +10,6 @@ the radius is never below 1. What is judged is the rest: the span of the ranges 
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -99,20 +98,43 @@ def rank_one_map(
 
 
 def rank_one_radius(
-    gradients: np.ndarray,
-    eta: float,
-    rho: float,
-    p: np.ndarray | None = None,
-    *,
-    tol: float = TOL,
-    max_iterations: int = MAX_ITERATIONS,
+    gradients: np.ndarray, eta: float, rho: float, p: np.ndarray | None = None
 ) -> Radius:
     """`radius` of H_i = g_i g_iᵀ in the span of the g_i, from gradients `[n, d]`.
 
-    Those of one output of a network under the loss ½(f − y)², where it interpolates.
+    Those of one output of a network under the loss ½(f − y)², where it interpolates. Small
+    curvatures crowd the eigenvalues below 1, where an iteration on matrices hardly moves; so the
+    largest λ is found at which λ − Φ = L + (λ − 1) − Q (see `noise_ratio`) is singular, a root of
+    one decreasing function of λ > 1 − 2γ, γ the smallest eigenvalue of the drift. `iterations` are
+    evaluations of it, n×n eigenvalues; `residual` is of the matrix found, by Φ itself.
+
+    Raises:
+      UserError: arguments out of range.
     """
-    g = span(gradients)
-    return top(rank_one_map(g, eta, rho, p), g.shape[1], tol, max_iterations)
+    inputs.rates(eta, rho)
+    problem = _Noise(span(gradients), eta, rho, p)
+    least = 2 * problem.gamma[0]
+    evaluations = 0
+
+    def log(x: float) -> float:
+        nonlocal evaluations
+        evaluations += 1
+        return math.log(problem.ratio(math.exp(x) - least))
+
+    high = math.log(least)  # λ = 1
+    step = 1.0
+    sign = np.sign(log(high))
+    low, other = high, high
+    while np.sign(log(other)) == sign and -80 < other < 80:
+        low, other, step = other, other + sign * step, 2 * step
+    root = brentq(log, *sorted((low, other)), xtol=1e-6) if -80 < other < 80 else other
+    shift = math.exp(root) - least
+    x = problem.matrix(shift)
+    apply = rank_one_map(problem.g, eta, rho, p)
+    image = apply(x)
+    value = float(np.vdot(x, image))
+    residual = float(np.linalg.norm(image - value * x))
+    return Radius(value, residual, evaluations, residual <= 1e-6 * value, x)
 
 
 def noise_ratio(
@@ -150,18 +172,36 @@ def rank_one_noise_ratio(
     Q has the range of the g_i g_iᵀ, so it is the largest eigenvalue of an n×n matrix.
     """
     inputs.rates(eta, rho)
-    g = inputs.gradients(gradients)
-    p = inputs.probabilities(p, len(g))
-    c = eta * (1 + rho * np.einsum("ij,ij->i", g, g))
-    gamma, u = _drift((g.T * (p * c)) @ g)
-    g = g @ u
-    inverse = 1 / (gamma[:, None] + gamma)
-    overlap = np.empty((len(g), len(g)))
-    for i, row in enumerate(g):
-        shared = row * g
-        overlap[i] = np.einsum("ij,ij->i", shared @ inverse, shared)
-    root = c * np.sqrt(p)
-    return float(np.linalg.eigvalsh(root[:, None] * overlap * root)[-1])
+    return _Noise(inputs.gradients(gradients), eta, rho, p).ratio(0.0)
+
+
+class _Noise:
+    """L + shift and Q of rank-one Hessians, in the eigenbasis of the drift (`noise_ratio`)."""
+
+    def __init__(self, g: np.ndarray, eta: float, rho: float, p: np.ndarray | None):
+        p = inputs.probabilities(p, len(g))
+        c = eta * (1 + rho * np.einsum("ij,ij->i", g, g))
+        self.gamma, self._u = _drift((g.T * (p * c)) @ g)
+        self.g, self._turned, self._root = g, g @ self._u, c * np.sqrt(p)
+
+    def _kernel(self, shift: float) -> np.ndarray:
+        inverse = 1 / (self.gamma[:, None] + self.gamma + shift)
+        found = np.empty((len(self.g), len(self.g)))
+        for i, row in enumerate(self._turned):
+            shared = row * self._turned[i:]
+            found[i, i:] = found[i:, i] = np.einsum("ij,ij->i", shared @ inverse, shared)
+        return self._root[:, None] * found * self._root
+
+    def ratio(self, shift: float) -> float:
+        """λ_max of (L + shift)^{−½} Q (L + shift)^{−½}."""
+        return float(np.linalg.eigvalsh(self._kernel(shift))[-1])
+
+    def matrix(self, shift: float) -> np.ndarray:
+        """The X of norm 1 with Q(X) = ratio·(L + shift)(X), in the coordinates of g."""
+        weights = self._root * np.linalg.eigh(self._kernel(shift))[1][:, -1]
+        inverse = 1 / (self.gamma[:, None] + self.gamma + shift)
+        x = self._u @ (inverse * ((self._turned.T * weights) @ self._turned)) @ self._u.T
+        return x / np.linalg.norm(x)
 
 
 def _drift(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -183,15 +223,17 @@ def edge(ratio_at: Callable[[float], float], limit: float = 1e6) -> float:
       UserError: it does not between 1/limit and limit.
     """
 
-    def log(t: float) -> Any:
+    def log(t: float) -> float:
         return math.log(ratio_at(math.exp(t)))
 
-    ends = -math.log(limit), math.log(limit)
-    low, high = -0.5, 0.5
-    while log(low) > 0 and low > ends[0]:
-        low -= 1.0
-    while log(high) < 0 and high < ends[1]:
-        high += 1.0
-    if log(low) > 0 or log(high) < 0:
+    # In proportion to t, as SGD's ratios are, 1 would be reached here; SAM's grow faster.
+    at_one = log(0.0)
+    low, high = sorted((0.0, -at_one))
+    most = math.log(limit)
+    while low > -most and log(low) > 0:
+        low -= 0.1
+    while high < most and log(high) < 0:
+        high += 0.1
+    if not -most < low or not high < most:
         raise UserError(f"no edge between {1 / limit:g} and {limit:g} times these rates")
-    return math.exp(brentq(log, low, high, xtol=1e-10))
+    return math.exp(brentq(log, low - 1e-9, high + 1e-9, xtol=1e-7))

@@ -25,7 +25,9 @@ def probabilities(p: np.ndarray | None, count: int) -> np.ndarray:
         return np.full(count, 1 / count)
     p = np.asarray(p, np.float64)
     if p.shape != (count,) or not (np.all(p >= 0) and abs(p.sum() - 1) < 1e-9):
-        raise UserError(f"p should be {count} probabilities, ≥ 0 with sum 1; its shape is {p.shape}")
+        raise UserError(
+            f"p should be {count} probabilities, ≥ 0 with sum 1; its shape is {p.shape}"
+        )
     return p
 
 

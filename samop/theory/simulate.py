@@ -63,7 +63,9 @@ def simulate(
     if steps < 1:
         raise UserError(f"steps={steps} should be at least 1")
     if replicas < 2 * GROUPS or replicas % GROUPS:
-        raise UserError(f"replicas={replicas} should be a multiple of {GROUPS}, {2 * GROUPS} or more")
+        raise UserError(
+            f"replicas={replicas} should be a multiple of {GROUPS}, {2 * GROUPS} or more"
+        )
     b, p, covariance = _maps(hessians, eta, rho, p, start)
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0))
@@ -122,5 +124,7 @@ def _maps(hessians, eta, rho, p, start):
     b = np.eye(h.shape[1]) - eta * (h + rho * h @ h)
     start = np.eye(h.shape[1]) if start is None else np.asarray(start, np.float64)
     if start.shape != b[0].shape:
-        raise UserError(f"start should have the shape {list(b[0].shape)}; it is {list(start.shape)}")
+        raise UserError(
+            f"start should have the shape {list(b[0].shape)}; it is {list(start.shape)}"
+        )
     return b, inputs.probabilities(p, len(h)), start
