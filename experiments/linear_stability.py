@@ -2,13 +2,14 @@
 
 python -m samop.main --config=configs/digits_stability.py
 python experiments/linear_stability.py --workdir=runs/digits_stability \\
-    [--out=experiments/results/linear_stability] [--draw] [--smoke]
+    [--out=experiments/results/linear_stability] \\
+    [--parts minima ensembles] [--figures minima ensembles] [--smoke]
 
 Of each run the gradients of the network's output at the training examples, in float64, and from
 them everything else (`samop.theory.minima`): `minima.csv`, a row a run, with the reason where a run
 is left out (it diverged, or does not interpolate); `summary.csv`, SGD and SAM paired by seed. Then
 random ensembles of Hessians at the edge of a criterion, and the search for those that break a
-bound: `ensembles.csv`. --draw: the figures alone, from these tables. --smoke: of
+bound: `ensembles.csv`. --parts without a name: the figures alone, from these tables. --smoke: of
 `runs/digits_stability_smoke`, with a small search, into that folder.
 """
 
@@ -192,7 +193,7 @@ def compared(summary: pd.DataFrame) -> str:
 
 def search(smoke: bool) -> pd.DataFrame:
     """A row for each ρ/η, criterion and bound."""
-    count, climbs = (100, 20) if smoke else (3000, 150)
+    count, climbs = (100, 20) if smoke else (1000, 80)
     rng = np.random.default_rng(20231117)
     rows = []
     for ratio in (0.4, 10.0) if smoke else RATIOS:
@@ -207,20 +208,30 @@ def search(smoke: bool) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(workdir: Path, out: Path, smoke: bool) -> None:
-    """Measures and searches; prints and writes the tables."""
+def write(name: str, rows: pd.DataFrame, out: Path) -> None:
+    """A table as a file."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.csv").write_text(report.csv(rows))
+    print(f"wrote {out / name}.csv")
+
+
+def measured(workdir: Path, out: Path) -> None:
+    """The minima: prints and writes their tables."""
     begin = time.monotonic()
     table = measure(workdir)
     summary = summarise(table)
-    print(f"{counts(table)}\n\n{compared(summary)}\n\nmeasured: {time.monotonic() - begin:.0f} s")
+    print(f"{counts(table)}\n\n{compared(summary)}\n\n{time.monotonic() - begin:.0f} s")
+    write("minima", table, out)
+    write("summary", summary, out)
+
+
+def searched(smoke: bool, out: Path) -> None:
+    """The ensembles: prints and writes their table."""
     begin = time.monotonic()
-    searched = search(smoke)
-    shown = searched[["ratio", "criterion", "bound", "theorem", "draws", "violations", "worst"]]
-    print(f"\n{shown.to_string(index=False)}\n\nsearched: {time.monotonic() - begin:.0f} s")
-    out.mkdir(parents=True, exist_ok=True)
-    for stem, rows in {"minima": table, "summary": summary, "ensembles": searched}.items():
-        (out / f"{stem}.csv").write_text(report.csv(rows))
-        print(f"wrote {out / stem}.csv")
+    table = search(smoke)
+    shown = table[["ratio", "criterion", "bound", "theorem", "draws", "violations", "worst"]]
+    print(f"{shown.to_string(index=False)}\n\n{time.monotonic() - begin:.0f} s")
+    write("ensembles", table, out)
 
 
 def main() -> None:
@@ -228,22 +239,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--draw", action="store_true", help="only draws what the tables hold")
+    both = ("minima", "ensembles")
+    parser.add_argument("--parts", nargs="*", default=both, choices=both, help="tables to make")
+    parser.add_argument("--figures", nargs="*", default=both, choices=both, help="to draw")
     parser.add_argument("--smoke", action="store_true", help="the small sweep, a small search")
     args = parser.parse_args()
     name = "digits_stability_smoke" if args.smoke else "digits_stability"
     workdir = args.workdir or Path("runs") / name
     out = args.out or (Path("runs") / name / "stability" if args.smoke else RESULTS)
     try:
-        if not args.draw:
-            write(workdir, out, args.smoke)
-        table, searched = (pd.read_csv(out / f"{stem}.csv") for stem in ("minima", "ensembles"))
-        drawn = {"minima": drawing.minima(table), "ensembles": drawing.ensembles(searched)}
+        if "minima" in args.parts:
+            measured(workdir, out)
+        if "ensembles" in args.parts:
+            searched(args.smoke, out)
+        for part in args.figures:
+            table = pd.read_csv(out / f"{part}.csv")
+            for path in figures.save(getattr(drawing, part)(table), out / part):
+                print(f"wrote {path}")
     except (UserError, FileNotFoundError) as error:
         sys.exit(f"linear_stability: {error}")
-    for stem, figure in drawn.items():
-        for path in figures.save(figure, out / stem):
-            print(f"wrote {path}")
 
 
 if __name__ == "__main__":

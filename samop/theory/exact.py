@@ -125,7 +125,7 @@ def rank_one_radius(
     step = 1.0
     sign = np.sign(log(high))
     low, other = high, high
-    while np.sign(log(other)) == sign and -80 < other < 80:
+    while sign * log(other) > 0 and -80 < other < 80:
         low, other, step = other, other + sign * step, 2 * step
     root = brentq(log, *sorted((low, other)), xtol=1e-6) if -80 < other < 80 else other
     shift = math.exp(root) - least
@@ -215,7 +215,7 @@ def _drift(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def edge(ratio_at: Callable[[float], float], limit: float = 1e6) -> float:
-    """The t at which an increasing ratio_at(t), 0 at 0, is 1.
+    """The t at which ratio_at(t), below 1 for small t, is 1.
 
     As a criterion's distance: the multiple of η and ρ, or of all Hessians, at which it breaks.
 
@@ -223,17 +223,17 @@ def edge(ratio_at: Callable[[float], float], limit: float = 1e6) -> float:
       UserError: it does not between 1/limit and limit.
     """
 
-    def log(t: float) -> float:
-        return math.log(ratio_at(math.exp(t)))
+    def over(x: float) -> float:
+        return ratio_at(math.exp(x)) - 1
 
-    # In proportion to t, as SGD's ratios are, 1 would be reached here; SAM's grow faster.
-    at_one = log(0.0)
-    low, high = sorted((0.0, -at_one))
+    # In proportion to t, as SGD's ratios are, 1 would be reached there; SAM's grow faster.
+    at_one = over(0.0) + 1
+    low, high = sorted((0.0, -math.log(at_one) if at_one > 0 else 0.1))
     most = math.log(limit)
-    while low > -most and log(low) > 0:
+    while low > -most and over(low) > 0:
         low -= 0.1
-    while high < most and log(high) < 0:
+    while high < most and over(high) < 0:
         high += 0.1
     if not -most < low or not high < most:
         raise UserError(f"no edge between {1 / limit:g} and {limit:g} times these rates")
-    return math.exp(brentq(log, low - 1e-9, high + 1e-9, xtol=1e-7))
+    return math.exp(brentq(over, low - 1e-9, high + 1e-9, xtol=1e-9))
