@@ -1,5 +1,6 @@
 """Moments, bounds and their proofs, step by step; the search for violations; judged minima."""
 
+import itertools
 import math
 
 import numpy as np
@@ -51,7 +52,7 @@ def test_sufficient_then_exact_then_necessary(ratio):
         g = theory.span(rng.normal(size=(5, 3)) * rng.gamma(1.0, 1.0, size=(5, 1)))
         edges = minima.edges(g, 0.1, 0.1 * ratio)
         order = [edges[name] for name in ("sufficient", "exact", "necessary", "a")]
-        for below, above in zip(order, order[1:]):
+        for below, above in itertools.pairwise(order):
             assert below <= above * (1 + 1e-6)
         t = edges["exact"]
         assert theory.rank_one_radius(g, 0.1 * t, 0.1 * t * ratio).value == pytest.approx(1.0)
@@ -64,7 +65,7 @@ def test_sufficient_then_exact_then_necessary(ratio):
 
 
 def test_the_steps_of_the_proof_of_the_sharper_bound():
-    """Numbered as in its docstring, at the spectral measure of random draws in random directions."""
+    """Numbered as in its docstring, at the spectral measures of random draws."""
     rng = np.random.default_rng(3)
     for ratio in RATIOS:
         for _ in range(10):
@@ -217,7 +218,7 @@ def test_a_judged_minimum():
 
 def test_a_network_that_does_not_interpolate_is_refused():
     g = minimum(np.random.default_rng(6))
-    with pytest.raises(UserError, match="does not interpolate: its training loss is 0.005"):
+    with pytest.raises(UserError, match=r"does not interpolate: its training loss is 0\.005"):
         minima.judge(g, np.full(8, 0.1), 0.1, 0.0)
     with pytest.raises(UserError, match="diverged"):
         minima.judge(g, np.full(8, np.nan), 0.1, 0.0)
