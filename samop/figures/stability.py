@@ -18,9 +18,22 @@ PANELS = (
     ("s2", "non-uniformity s₂", "η s₂", "s2_best_bound", "s2_paper_bound"),
     ("s3", "non-uniformity s₃", "η s₃", "s3_best_bound", "s3_paper_bound"),
     ("s4", "non-uniformity s₄", "η s₄", "", "s4_paper_bound"),
-    ("noise_ratio", "exact criterion", "noise ratio", "", ""),
+    ("noise_ratio", "exact criterion", "noise ratio (≤ 1: stable)", "", ""),
 )
 SIZE = (2.0, 1.75)  # inches of a panel
+# How the bounds of `samop.theory.ensembles` are written out, in this order.
+BOUNDS = {
+    "a": "a ≤ a*",
+    "λ_max(H + ρM₂)": "λ_max(H + ρM₂) ≤ 2/η",
+    "each direction v": "η E[(vᵀAv)²] ≤ 2 vᵀE[A]v",
+    "λ_max(Var A)": "λ_max(Var A) ≤ 1/η²",
+    "s₂, best": "s₂ ≤ a*/2 (best)",
+    "s₂, sharper": "s₂, sharper",
+    "s₂, paper": "s₂ ≤ (η(η − 2ρ))^(−1/2)",
+    "s₃, best": "s₃ ≤ 0.73 a* (best)",
+    "s₃, paper": "s₃ ≤ (2η²ρ)^(−1/3)",
+    "s₄, paper": "s₄ ≤ (ηρ)^(−1/2)",
+}
 
 
 def minima(table: pd.DataFrame) -> Figure:
@@ -36,7 +49,7 @@ def minima(table: pd.DataFrame) -> Figure:
     if kept.empty:
         raise UserError("no run has a minimum to draw")
     rates = sorted(kept["eta"].unique())
-    left, gap, over, under = 0.75, 0.62, 0.5, 0.62
+    left, gap, over, under = 0.75, 0.72, 0.5, 0.62
     width = left + len(PANELS) * (SIZE[0] + gap)
     title = "Where SGD's and SAM's minima lie against the bounds of linear stability"
     out = int((table["left_out"].fillna("") != "").sum())
@@ -150,15 +163,15 @@ def ensembles(table: pd.DataFrame) -> Figure:
     if table.empty:
         raise UserError("no ensemble to draw")
     criteria = list(dict.fromkeys(table["criterion"]))
-    names = list(dict.fromkeys(table["bound"]))
+    names = [name for name in BOUNDS if (table["bound"] == name).any()]
     ratios = sorted(table["ratio"].unique())
-    tall, wide, left, gap, over = 0.42 * len(names), 4.0, 1.5, 0.35, 1.25
-    width, height = left + len(criteria) * (wide + gap), over + tall + 1.15
+    tall, wide, left, gap, over = 0.42 * len(names), 4.0, 2.05, 0.3, 1.2
+    width, height = left + len(criteria) * (wide + gap), over + tall + 1.35
     draws = int(table["draws"].iloc[0])
     lines = wrap(
         f"{draws:,} random ensembles of 2 to 6 Hessians in 1 to 3 dimensions a row, scaled to the "
         "edge of the criterion · from their median to the worst that hill climbing found · beyond "
-        "1 the bound is broken · colour: ρ/η",
+        "1 the bound is broken · colour: ρ/η · a* = (√(1 + 8ρ/η) − 1)/(2ρ)",
         width - 0.4,
         9,
     )
@@ -171,7 +184,7 @@ def ensembles(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
         figure.text(0.2 / width, 1 - 0.46 / height, "\n".join(lines), size=9, va="top", color=FAINT)
         for i, criterion in enumerate(criteria):
-            box = ((left + i * (wide + gap)) / width, 1.0 / height, wide / width, tall / height)
+            box = ((left + i * (wide + gap)) / width, 1.2 / height, wide / width, tall / height)
             axes = figure.add_axes(box)
             rows = table[table["criterion"] == criterion]
             _ensemble_panel(axes, rows, names, dict(zip(ratios, colors)))
@@ -212,6 +225,6 @@ def _ensemble_panel(axes: Axes, rows: pd.DataFrame, names: list[str], colors: di
     for i in range(0, len(names), 2):
         axes.axhspan(i - 0.5, i + 0.5, color="0.96", lw=0, zorder=0)
     axes.grid(False)
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [BOUNDS[name] for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel("value / bound")

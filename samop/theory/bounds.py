@@ -2,7 +2,8 @@
 
 All for x ← B_i x near an interpolating minimum (see `samop.theory.stability` for the notation),
 H_i ⪰ 0. Those on s_k and on the spread of the A_i assume E[B²] ⪯ I, which is sufficient for
-stability but not necessary; none of them is a theorem under the exact criterion alone.
+stability but not necessary. Under the exact criterion alone nothing is proven of them, and the best
+ones are broken there, SGD's s₂ ≤ 1/η too (`samop.theory.ensembles` finds by what).
 
 The common step. For a unit v let x ≥ 0 be random: draw H_i, then an eigenvalue of it with the
 probability (vᵀu)² of its eigenvector u. Then vᵀM_kv = E[x^k] for all k, and with y = x + ρx²
