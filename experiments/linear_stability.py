@@ -39,8 +39,9 @@ RATIOS = (0.0, 0.1, 0.4, 0.5, 2.0, 10.0)  # ρ/η of the ensembles
 # What is compared; the smaller the flatter, or the farther from an edge.
 MEASURES = {
     "a": "a", "s2": "s₂", "s3": "s₃", "s4": "s₄", "s2_over_a": "s₂/a",
-    "noise_ratio": "noise ratio", "radius": "spectral radius", "a_share": "a / its bound",
-    "s2_share": "s₂ / best bound", "variance_share": "Var A / its bound",
+    "noise_ratio": "noise ratio", "radius": "spectral radius", "lyapunov": "Lyapunov exponent",
+    "a_share": "a / its bound", "s2_share": "s₂ / best bound",
+    "variance_share": "Var A / its bound",
     "noise_ratio_as_sam": "noise ratio under SAM's rule",
 }  # fmt: skip
 
@@ -132,7 +133,8 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
             sgd, sam = (part.loc[pairs, name].to_numpy(float) for part in parts)
             means = [statistics.estimate(values) for values in (sgd, sam)]
             paired = statistics.estimate(sam - sgd)
-            ratio = statistics.estimate(np.log(sam / sgd))
+            positive = min(sgd.min(), sam.min()) > 0  # else there is no ratio
+            ratio = statistics.estimate(np.log(sam / sgd) if positive else np.full(1, np.nan))
             low, high = (np.exp(ratio.mean + sign * ratio.half) for sign in (-1, 1))
             rows.append(
                 {
@@ -169,7 +171,8 @@ def counts(table: pd.DataFrame) -> str:
         cells = [
             f"{eta:g}", width, name, len(kept), len(cell) - len(kept),
             int((kept["edge_sufficient"] >= 1).sum()), int((kept["noise_ratio"] <= 1).sum()),
-            int((kept["noise_ratio_as_sam"] <= 1).sum()), f"{kept['edge_exact'].median():.2f}",
+            int((kept["lyapunov"] <= 0).sum()), int((kept["noise_ratio_as_sam"] <= 1).sum()),
+            f"{kept['edge_exact'].median():.2f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines)

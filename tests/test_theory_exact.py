@@ -102,6 +102,24 @@ def test_the_recursion_of_a_map_is_that_of_its_hessians():
     np.testing.assert_allclose(by_map, simulate.mean_squares(outer(g), 0.1, 0.02, steps=10))
 
 
+def test_a_path_grows_by_its_lyapunov_exponent():
+    rng = np.random.default_rng(8)
+    one = np.array([[2.0]])
+    for eta, rho in ((0.1, 0.0), (0.6, 0.0), (0.1, 0.05)):
+        factor = abs(1 - eta * (4 + rho * 16))
+        found = simulate.lyapunov(one, eta, rho, epochs=4, rng=rng)
+        assert found == pytest.approx(np.log(factor))
+    # Orthogonal examples: the slowest direction, once in two steps.
+    found = simulate.lyapunov(np.diag([1.0, 0.5]), 0.1, 0.0, epochs=400, rng=rng)
+    assert found == pytest.approx(np.log(1 - 0.1 * 0.25) / 2, rel=1e-3)
+    # Mean squares grow, while the path returns: by a large step that hardly ever happens.
+    g = np.array([[1.0]] * 29 + [[4.5]])
+    assert theory.rank_one_radius(g, 0.3, 0.0).value > 1
+    assert simulate.lyapunov(g, 0.3, 0.0, epochs=10, rng=rng) < 0
+    with pytest.raises(UserError, match="epochs=1 should be at least 2"):
+        simulate.lyapunov(g, 0.3, 0.0, epochs=1, rng=rng)
+
+
 def test_sgds_noise_ratio_is_proportional_to_its_rate():
     rng = np.random.default_rng(5)
     g = rng.normal(size=(6, 4))

@@ -141,8 +141,8 @@ def _minima_legend() -> list[Line2D]:
         return Line2D([], [], ls="", marker="o", ms=4, mfc=face, mec=edge, label=text)
 
     return [
-        dot(SIDES["SGD"], SIDES["SGD"], "SGD"),
-        dot(SIDES["SAM"], SIDES["SAM"], "SAM"),
+        dot(SIDES["SGD"], SIDES["SGD"], "SGD, E[B²] ⪯ I"),
+        dot(SIDES["SAM"], SIDES["SAM"], "SAM, E[B²] ⪯ I"),
         dot("white", INK, "stable, though E[B²] ⋠ I"),
         dot(BROKEN, BROKEN, "unstable: spectral radius > 1"),
         Line2D([], [], color=INK, dashes=(4, 2), label="best bound, in its optimiser's colour"),

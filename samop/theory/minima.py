@@ -10,9 +10,11 @@ from samop.errors import UserError
 from samop.theory import bounds, exact, inputs
 from samop.theory import moments as powers
 from samop.theory.directions import rank_one_worst_direction
+from samop.theory.simulate import lyapunov
 from samop.theory.stability import Criterion, stability
 
 INTERPOLATES = 1e-3  # mean of ½(f − y)² below which a minimum may be called interpolating
+EPOCHS = 200  # of the path whose Lyapunov exponent is measured
 
 
 def check_interpolates(residuals: np.ndarray) -> float:
@@ -100,7 +102,8 @@ def judge(gradients: np.ndarray, residuals: np.ndarray, eta: float, rho: float) 
 
     Returns:
       "loss"; "rank" of the span; "a", "s2", …, "radius", "contraction", "direction", "variance",
-      "noise_ratio", "largest_step" (the largest η‖g_i‖²(1 + ρ‖g_i‖²)), "edge_…", "…_bound".
+      "noise_ratio", "lyapunov" (see `simulate`), "largest_step" (the largest η‖g_i‖²(1 +
+      ρ‖g_i‖²)), "edge_…", "…_bound".
 
     Raises:
       UserError: the network does not interpolate, or what `criteria` raises.
@@ -125,6 +128,7 @@ def judge(gradients: np.ndarray, residuals: np.ndarray, eta: float, rho: float) 
         "noise_ratio": exact.rank_one_noise_ratio(g, eta, rho),
         "contraction": by("λ_max(E[B²])").value - 1,
         "direction": by("η E").value,
+        "lyapunov": lyapunov(g, eta, rho, epochs=EPOCHS, rng=np.random.default_rng(0)),
         "variance": by("λ_max(E[A²]").value,
         **{f"edge_{name}": t for name, t in edges(g, eta, rho).items()},
         "a_bound": bounds.largest_a(eta, rho),

@@ -118,6 +118,37 @@ def mean_squares_of(
     return np.array(found)
 
 
+def lyapunov(
+    gradients: np.ndarray, eta: float, rho: float, *, epochs: int, rng: np.random.Generator
+) -> float:
+    """How fast ‖x‖ grows along one path: the mean of log(‖x_{t+1}‖/‖x_t‖) of H_i = g_i g_iᵀ.
+
+    Every example once an epoch, in a new order, as networks are trained. Below 0 the path returns
+    to the minimum. That may be where E‖x‖² grows, which is carried by paths that hardly ever
+    happen, and which independent draws make larger.
+
+    Args:
+      gradients: g_i `[n, d]`.
+      eta, rho: learning rate and radius.
+      epochs: ≥ 2; the first half is forgotten.
+      rng: of start and orders.
+    """
+    if epochs < 2:
+        raise UserError(f"epochs={epochs} should be at least 2")
+    inputs.rates(eta, rho)
+    g = inputs.gradients(gradients)
+    c = eta * (1 + rho * np.einsum("ij,ij->i", g, g))
+    scaled = c[:, None] * g
+    x, total = rng.normal(size=g.shape[1]), 0.0
+    for epoch in range(epochs):
+        x = x / np.linalg.norm(x)
+        for i in rng.permutation(len(g)):
+            x = x - (g[i] @ x) * scaled[i]
+        if epoch >= epochs // 2:
+            total += float(np.log(np.linalg.norm(x)))
+    return total / (len(g) * (epochs - epochs // 2))
+
+
 def _maps(hessians, eta, rho, p, start):
     inputs.rates(eta, rho)
     h = inputs.hessians(hessians)
