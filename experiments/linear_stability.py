@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from samop import checkpoint, figures, report, statistics, workloads
+from samop import checkpoint, figures, report, statistics, wording, workloads
 from samop.errors import UserError
 from samop.figures import stability as drawing
 from samop.groups import read_point
@@ -187,7 +187,9 @@ def compared(summary: pd.DataFrame) -> str:
             f"{row['eta']:g}", row["width"], MEASURES[row["measure"]],
             f"{row['sgd']:.3g} ± {row['sgd_half95']:.2g}",
             f"{row['sam']:.3g} ± {row['sam_half95']:.2g}",
-            f"{row['ratio']:.2f} [{row['ratio_low95']:.2f}, {row['ratio_high95']:.2f}]",
+            f"{row['ratio']:.2f} [{row['ratio_low95']:.2f}, {row['ratio_high95']:.2f}]"
+            if np.isfinite(row["ratio"])
+            else wording.DASH,
             f"{row['p_holm']:.2g}", row["n"],
         ]  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells))} |")
