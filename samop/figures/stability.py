@@ -141,10 +141,10 @@ def _minima_legend() -> list[Line2D]:
         return Line2D([], [], ls="", marker="o", ms=4, mfc=face, mec=edge, label=text)
 
     return [
-        dot(SIDES["SGD"], SIDES["SGD"], "SGD, E[B²] ⪯ I"),
-        dot(SIDES["SAM"], SIDES["SAM"], "SAM, E[B²] ⪯ I"),
+        dot(SIDES["SGD"], SIDES["SGD"], "SGD (left), E[B²] ⪯ I"),
+        dot(SIDES["SAM"], SIDES["SAM"], "SAM (right), E[B²] ⪯ I"),
         dot("white", INK, "stable, though E[B²] ⋠ I"),
-        dot(BROKEN, BROKEN, "unstable: spectral radius > 1"),
+        dot(BROKEN, BROKEN, "unstable in mean square: radius > 1"),
         Line2D([], [], color=INK, dashes=(4, 2), label="best bound, in its optimiser's colour"),
         Line2D([], [], color=BLUE, dashes=(1, 1.5), label="SAM's bound of arXiv 2311.17539"),
         Line2D([], [], color=INK, label="noise ratio 1: spectral radius 1"),

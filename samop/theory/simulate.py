@@ -139,7 +139,7 @@ def lyapunov(
     g = inputs.gradients(gradients)
     c = eta * (1 + rho * np.einsum("ij,ij->i", g, g))
     scaled = c[:, None] * g
-    x, total = rng.normal(size=g.shape[1]), 0.0
+    x, total = rng.normal(size=(g.shape[1],)), 0.0
     for epoch in range(epochs):
         x = x / np.linalg.norm(x)
         for i in rng.permutation(len(g)):
