@@ -237,3 +237,15 @@ def test_prepare_without_a_cache_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("SAMOP_DATA_SOURCES", "package")
     assert command_line.main(["prepare", "mnist"]) == 1
     assert "leaves out 'cache'" in capsys.readouterr().err
+
+
+def test_parity_of_digits():
+    images, data = load("digits"), load("digits_parity")
+    assert (data.train_x.shape, data.train_x.dtype) == ((1297, 64), np.float32)
+    assert (data.train_y.dtype, data.num_classes) == (np.float32, 0)
+    assert 0 <= data.train_x.min() < data.train_x.max() == 1
+    np.testing.assert_array_equal(data.test_y == 1, images.test_y % 2 == 0)
+    np.testing.assert_array_equal(np.unique(data.train_y), [-1, 1])
+    np.testing.assert_array_equal(16 * data.test_x, images.test_x.reshape(500, 64))
+    assert data.source["derived_from"] == images.source["sha256"] != data.source["sha256"]
+    assert data.source["origin"].startswith("scikit-learn")

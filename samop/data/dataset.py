@@ -17,7 +17,7 @@ class Dataset:
     Attributes:
       name: the name it is loaded by, "mnist".
       train_x: uint8 `[n, H, W, C]` images (digits: 8×8×1 with values 0…16); float32 `[n, d]` for
-        `synthetic`. Memory-mapped and read-only where it comes from the cache.
+        `synthetic` and `digits_parity`. Memory-mapped and read-only where it comes from the cache.
       train_y: int32 `[n]` classes; float32 `[n]` where `num_classes` is 0.
       test_x: as `train_x`.
       test_y: as `train_y`.

@@ -1,4 +1,7 @@
-"""The 1,797 real 8×8 digits that scikit-learn ships: the data set that every machine has."""
+"""The 1,797 real 8×8 digits that scikit-learn ships: the data set that every machine has.
+
+As 10 classes, and as a regression on whether the digit is even.
+"""
 
 import importlib.util
 from importlib.metadata import version
@@ -6,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samop.data.dataset import Arrays, Dataset, content_hash, image_dataset
+from samop.data.dataset import Arrays, Dataset, channel_moments, content_hash, image_dataset
 from samop.data.splits import permutation
 from samop.errors import UserError
 
@@ -34,6 +37,49 @@ def digits() -> Dataset:
         )
     source = {"kind": "installed", "origin": f"scikit-learn {release}", "version": release}
     return image_dataset("digits", arrays, num_classes=10, scale=16.0, source=source)
+
+
+def digits_parity() -> Dataset:
+    """Regression on the images of `digits`: target 1 for an even digit, −1 for an odd one.
+
+    With squared loss a network can interpolate it at finite weights, which linear stability is
+    about; with cross-entropy on the classes none can.
+
+    Returns:
+      float32 `[n, 64]` in [0, 1] and float32 `[n]` of ±1; 1,297 training and 500 test examples.
+
+    Raises:
+      UserError: as `digits`.
+    """
+    images = digits()
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1).astype(np.float32) / np.float32(images.scale)
+
+    def sign(y: np.ndarray) -> np.ndarray:
+        return (1 - 2 * (y % 2)).astype(np.float32)
+
+    arrays = Arrays(
+        flat(images.train_x), sign(images.train_y), flat(images.test_x), sign(images.test_y)
+    )
+    mean, std = channel_moments(images.train_x, images.scale)
+    return Dataset(
+        name="digits_parity",
+        train_x=arrays.train_x,
+        train_y=arrays.train_y,
+        test_x=arrays.test_x,
+        test_y=arrays.test_y,
+        num_classes=0,
+        source={
+            **images.source,
+            "derived": "pixels / 16, flat; target 1 for even digits, −1 for odd ones",
+            "derived_from": images.source["sha256"],
+            "sha256": content_hash(arrays),
+        },
+        scale=1.0,
+        mean=mean,
+        std=std,
+    )
 
 
 def _table() -> np.ndarray:
