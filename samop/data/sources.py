@@ -15,11 +15,15 @@ from samop.data.client import Unavailable
 from samop.data.dataset import Collection, Dataset
 from samop.data.digits import digits
 from samop.data.registry import ENTRIES, Decoded, Entry
-from samop.data.teacher import synthetic
+from samop.data.teacher import relu_teacher, synthetic
 from samop.errors import UserError, nearest
 
 SOURCES = ("cache", "tfds", "download", "package")
-LOCAL: dict[str, Callable[[], Dataset]] = {"digits": digits, "synthetic": synthetic}
+LOCAL: dict[str, Callable[[], Dataset]] = {
+    "digits": digits,
+    "synthetic": synthetic,
+    "relu_teacher": relu_teacher,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -160,8 +164,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset | Collection:
     """A data set by name.
 
     Args:
-      name: "digits" and "synthetic" are always there; the others (`names`) come from the first
-        source that has them, which is said on stderr.
+      name: "digits", "synthetic" and "relu_teacher" are always there; the others (`names`) come
+        from the first source that has them, which is said on stderr.
       data_dir: the folder of the decoded cache; None or "" means $SAMOP_DATA, else
         ~/.cache/samop/data.
 
