@@ -73,6 +73,11 @@ def relu_teacher(
     return _generate("relu_teacher", RELU_DIM, RELU_HIDDEN, n_train, n_test, noise, seed)
 
 
+def relu_teacher_64k() -> Dataset:
+    """`relu_teacher` with 64,000 + 1,000 training examples: the same teacher and test part."""
+    return _generate("relu_teacher_64k", RELU_DIM, RELU_HIDDEN, 65_000, RELU_TEST, 0.0, 0)
+
+
 def _generate(
     name: str, dim: int, units: int, n_train: int, n_test: int, noise: float, seed: int
 ) -> Dataset:

@@ -1,0 +1,5 @@
+"""stub"""
+
+
+def convergence(curves, summary):
+    return {}
