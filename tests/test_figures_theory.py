@@ -44,7 +44,8 @@ def test_rates_stand_at_their_widths_and_stalls_at_the_edge():
     assert "▼ stalls" in [text.get_text() for text in rates.texts]
     assert "▼ stalls" not in [text.get_text() for text in constants.texts]
     assert "3 seeds" in figure.texts[1].get_text()
-    assert "is 7 to 22, it assumes κ < 1" in figure.texts[1].get_text().replace("\n", " ")
+    said = figure.texts[1].get_text().replace("\n", " ")
+    assert "the theorem proves nothing: κ = βρ√(β/α) of SAM is 7 to 22" in said
 
 
 def test_losses_have_a_line_a_width_and_optimiser():

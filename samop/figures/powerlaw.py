@@ -1,5 +1,7 @@
 """Errors that fall as a power of width, on logarithmic axes, with what was fitted."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -31,7 +33,7 @@ def power_laws(errors: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
     names = list(errors.sort_values("rho")["optimizer"].unique())
     if len(names) > len(COLORS):
         raise UserError(f"power_laws: {len(names)} optimisers, at most {len(COLORS)}")
-    handles = [
+    handles: list[Any] = [
         Line2D([], [], color=COLORS[i], marker=MARKERS[i], lw=1.6, ms=5, label=name)
         for i, name in enumerate(names)
     ]
