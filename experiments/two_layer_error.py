@@ -1,9 +1,12 @@
 """The exponent of a two-layer network's test error against its width, by optimiser.
 
-python experiments/two_layer_error.py --workdir=runs/two_layer_error [--workdir=…]
+python -m samop.main --config=configs/two_layer_error.py --workdir=runs/two_layer_error
+python -m samop.main --config=configs/two_layer_error.py:examples=64000,epochs=12,seeds=5 \
+    --workdir=runs/two_layer_error_64k
+python experiments/two_layer_error.py --workdir=runs/two_layer_error \
+    --workdir=runs/two_layer_error_64k
 
-Reads what `configs/two_layer_error.py` trained (each --workdir is a sweep with a number of examples
-of its own) and fits ε ∝ M^−p to the loss ½(f − y)² of the last epoch, per seed, then takes the mean
+Each --workdir is a sweep with a number of examples of its own; a single one will do. Fits ε ∝ M^−p to the loss ½(f − y)² of the last epoch, per seed, then takes the mean
 over seeds with a 95 % t interval; differences between optimisers are paired by seed. The paper
 (arXiv 2311.17539) says that under SAM M ∝ 1/ε, which is p = 1.
 
