@@ -1,4 +1,4 @@
-"""The exponent of a two-layer network's test error against its width, by optimiser.
+r"""The exponent of a two-layer network's test error against its width, by optimiser.
 
 python -m samop.main --config=configs/two_layer_error.py --workdir=runs/two_layer_error
 python -m samop.main --config=configs/two_layer_error.py:examples=64000,epochs=12,seeds=5 \
@@ -6,9 +6,10 @@ python -m samop.main --config=configs/two_layer_error.py:examples=64000,epochs=1
 python experiments/two_layer_error.py --workdir=runs/two_layer_error \
     --workdir=runs/two_layer_error_64k
 
-Each --workdir is a sweep with a number of examples of its own; a single one will do. Fits ε ∝ M^−p to the loss ½(f − y)² of the last epoch, per seed, then takes the mean
-over seeds with a 95 % t interval; differences between optimisers are paired by seed. The paper
-(arXiv 2311.17539) says that under SAM M ∝ 1/ε, which is p = 1.
+Each --workdir is a sweep with a number of examples of its own; a single one will do. Fits ε ∝ M^−p
+to the loss ½(f − y)² of the last epoch, per seed, then takes the mean over seeds with a 95 % t
+interval; differences between optimisers are paired by seed. The paper (arXiv 2311.17539) says that
+under SAM M ∝ 1/ε, which is p = 1.
 
 Widths: "below the floor", those up to the first at which, for any optimiser, the mean test loss is
 above 1.25 × the mean training loss: beyond it examples, not width, limit the error; and "all". The
