@@ -9,7 +9,7 @@ replacement, float64, six seeds, which draw data, start and batches; SAM and SGD
   ‖W₂W₁x − Ax‖², without ½, A_ij ~ N(0, 1/10), inner width 5 … 64; η = ρ = .02. Below 10 no product
   W₂W₁ can be A: there f* > 0, known from the singular values. Start: "fan-in", variance 1/fan-in,
   by which W₁ᵀW₁ grows with width; "fixed scale", variance 1/width for both, by which it does not.
-- Parity of 200 of scikit-learn's digits: tanh 64-w-1, ½(f − y)², y = ±1, η = .08, ρ = .02, fan-in.
+- Parity of 100 of scikit-learn's digits: tanh 64-w-1, ½(f − y)², y = ±1, η = .04, ρ = .02, fan-in.
 
 The rate is fitted to log loss over the later half of the way to 1e-12 of the first loss (or to the
 end). Along that way, α is the least ‖∇f‖²/(2f) of all records; β (of batches) and λ (of f) are the
@@ -43,7 +43,7 @@ from samop.models.mlp import MLP
 from samop.statistics import estimate
 
 OUT = Path(__file__).parent / "results" / "convergence"
-N, BATCH, DIM = 200, 20, 10
+N, IMAGES, BATCH, DIM = 200, 100, 20, 10
 POINTS, BATCHES, LANCZOS = 5, 5, 12
 KEYS = ["problem", "start", "width", "parameters", "optimizer", "rates"]
 INTERPOLATED = 1e-3  # of the first loss: a network that does not get there is not said to
@@ -53,7 +53,7 @@ class Problem(NamedTuple):
     """What is trained.
 
     Attributes:
-      draw: seed → arrays [200, …].
+      draw: seed → arrays [n, …].
       init: width, start, key → parameters.
       loss: of parameters and a batch of the arrays.
       f_star: arrays, width, first and last loss → least loss, as far as it is known.
@@ -100,8 +100,8 @@ def rank_floor(data, width: int, first: float, last: float) -> float:
 
 def draw_digits(seed: int) -> tuple[np.ndarray, np.ndarray]:
     digits = load("digits")
-    rows = np.random.default_rng(seed).permutation(len(digits.train_x))[:N]
-    x = digits.train_x[rows].reshape(N, -1) / digits.scale
+    rows = np.random.default_rng(seed).permutation(len(digits.train_x))[:IMAGES]
+    x = digits.train_x[rows].reshape(IMAGES, -1) / digits.scale
     return x, 1.0 - 2.0 * (digits.train_y[rows] % 2)
 
 
@@ -131,7 +131,7 @@ def problems(smoke: bool) -> list[Problem]:
         ),
         Problem(
             "digits parity", (16,) if smoke else (1, 4, 16, 64),
-            ("fan-in",), 6000 // fewer, 50 // fewer, 0.08, 0.02,
+            ("fan-in",), 9000 // fewer, 50 // fewer, 0.04, 0.02,
             draw_digits, init_network, network_loss, seen_floor,
         ),
     ]  # fmt: skip

@@ -147,16 +147,12 @@ def _rates(summary: pd.DataFrame) -> Figure:
 def _verdict(summary: pd.DataFrame) -> str:
     """What the theorem says of SAM and SGD at the rates that all widths share."""
     fixed = summary[summary["rates"] == "fixed"]
-    sam = fixed[fixed["optimizer"] == "SAM"]
-    proven = int((fixed["bound"].notna()).sum())
-    kappa = f"κ = βρ√(β/α) of SAM is {sam['kappa'].min():.2g} to {sam['kappa'].max():.2g}"
-    if not proven:
-        return (
-            f"at the η and ρ of the blue and grey lines the theorem proves nothing: {kappa}, where "
-            "it assumes κ < 1, and η is too large for it with SGD too"
-        )
+    kappa = fixed.loc[fixed["optimizer"] == "SAM", "kappa"]
     return (
-        f"the theorem proves a rate for {proven} of {len(fixed)} points in blue and grey; {kappa}"
+        "at the η and ρ of the blue and grey lines the theorem proves a rate for "
+        f"{fixed['bound_holds'].sum():.0f} of {fixed['n'].sum():.0f} runs: κ = βρ√(β/α) of SAM is "
+        f"{kappa.min():.2g} to {kappa.max():.2g}, where it assumes κ < 1, and η is too large, or "
+        "f* > 0, where SGD has none"
     )
 
 
