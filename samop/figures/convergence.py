@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from samop.errors import UserError
 from samop.figures.layout import BLUE, FAINT, INK, STYLE, Heading, Panel, layout, legend
@@ -124,7 +125,9 @@ def _rates(summary: pd.DataFrame) -> Figure:
     if summary["bound"].notna().any():
         looks.append(BOUND)
     handles = [Line2D([], [], lw=1.8, ms=5, **look) for look in looks]
-    handles.append(Line2D([], [], color=UNDER, lw=7, label="widths that do not interpolate"))
+    handles.append(
+        Line2D([], [], color=UNDER, lw=7, label="widths that did not come to interpolate")
+    )
     heading = Heading(
         "How fast the training loss falls, and the PL constant along the way, against width",
         [f"means of {summary['n'].min()} seeds, bars: 95 % t intervals", _verdict(summary)],
@@ -187,6 +190,10 @@ def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_ylim(bottom=floor)
+    low, high = axes.get_ylim()
+    if high < 100 * low:  # a power of ten or two alone would not say what is between
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xticks(widths, [f"{w:g}" for w in widths])
     axes.minorticks_off()
     edge = (widths[-1] / widths[0]) ** 0.06
