@@ -131,7 +131,7 @@ def problems(smoke: bool) -> list[Problem]:
         ),
         Problem(
             "digits parity", (16,) if smoke else (1, 4, 16, 64),
-            ("fan-in",), 9000 // fewer, 50 // fewer, 0.04, 0.02,
+            ("fan-in",), 24_000 // fewer, 100 // fewer, 0.04, 0.02,
             draw_digits, init_network, network_loss, seen_floor,
         ),
     ]  # fmt: skip

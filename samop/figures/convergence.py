@@ -166,7 +166,7 @@ def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
     # Rates of what stalls would stretch the axis; without any other, they are all there is.
     drawn = rows[(rows["f_star"] == 0) & (rows[column] > 0)] if column == "fit_rate" else rows
     drawn = drawn if len(drawn) else rows[rows[column] > 0]
-    floor = drawn[column].min() / 3 if len(drawn) else 1e-6
+    floor = drawn[column].min() / 5 if len(drawn) else 1e-6
     stalled = False
     for kind in kinds:
         series = rows[rows[SERIES].apply(tuple, axis=1) == kind].sort_values("width")
