@@ -196,7 +196,7 @@ def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xticks(widths, [f"{w:g}" for w in widths])
     axes.minorticks_off()
-    edge = (widths[-1] / widths[0]) ** 0.06
+    edge = max(1.1, (widths[-1] / widths[0]) ** 0.06)  # one width alone has a range too
     axes.set_xlim(widths[0] / edge, widths[-1] * edge)
     under = rows.loc[rows["f_star"] > 0, "width"]
     if len(under):
