@@ -118,6 +118,16 @@ def test_synthetic_targets_are_not_linear_but_a_net_can_fit_them():
     assert 0.05 < left < 0.95
 
 
+def test_a_teacher_too_wide_to_fit_has_the_same_test_part_at_both_sizes():
+    small, large = load("relu_teacher"), load("relu_teacher_64k")
+    assert (small.train_x.shape, large.train_x.shape) == ((9000, 8), (65_000, 8))
+    assert small.test_y.std() == pytest.approx(1.0, abs=0.03)
+    for field in FIELDS:
+        few = getattr(small, field)
+        np.testing.assert_allclose(few, getattr(large, field)[: len(few)], rtol=1e-5, atol=1e-5)
+    assert small.source["origin"] == "samop teacher of 2000 hidden units"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -15,7 +15,7 @@ from samop.data.client import Unavailable
 from samop.data.dataset import Collection, Dataset
 from samop.data.digits import digits, digits_parity
 from samop.data.registry import ENTRIES, Decoded, Entry
-from samop.data.teacher import synthetic
+from samop.data.teacher import relu_teacher, relu_teacher_64k, synthetic
 from samop.errors import UserError, nearest
 
 SOURCES = ("cache", "tfds", "download", "package")
@@ -23,6 +23,8 @@ LOCAL: dict[str, Callable[[], Dataset]] = {
     "digits": digits,
     "digits_parity": digits_parity,
     "synthetic": synthetic,
+    "relu_teacher": relu_teacher,
+    "relu_teacher_64k": relu_teacher_64k,
 }
 
 
@@ -164,8 +166,8 @@ def load(name: str, data_dir: str | None = None) -> Dataset | Collection:
     """A data set by name.
 
     Args:
-      name: "digits", "digits_parity" and "synthetic" are always there; the others (`names`) come
-        from the first source that has them, which is said on stderr.
+      name: those of `LOCAL` ("digits", "synthetic", …) are always there; the others (`names`)
+        come from the first source that has them, which is said on stderr.
       data_dir: the folder of the decoded cache; None or "" means $SAMOP_DATA, else
         ~/.cache/samop/data.
 

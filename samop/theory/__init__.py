@@ -2,9 +2,21 @@
 
 `stability` judges minima by linear stability, with what `exact` (the criterion itself), `moments`,
 `bounds` (and their proofs) and `directions` give; `simulate` and `ensembles` check all of it.
+`rate` bounds how fast a loss falls, `fit_rate` and `fit_power_law` measure how it does.
 """
 
 from samop.theory.bounds import best_s2, best_s3, largest_a, paper, paper_formula, sharper_s2
+from samop.theory.convergence import (
+    Fit,
+    Rate,
+    fit_rate,
+    full_batch_rate,
+    kappa,
+    largest_rho,
+    pl_constant,
+    rate,
+    window,
+)
 from samop.theory.directions import Direction, rank_one_worst_direction, worst_direction
 from samop.theory.exact import (
     batches,
@@ -26,6 +38,7 @@ from samop.theory.moments import (
     rank_one_moments,
     variance,
 )
+from samop.theory.powerlaw import PowerLaw, below_floor, fit_power_law
 from samop.theory.stability import CONTRACTS, EXACT, LINEAR, Criterion, stability
 
 __all__ = [
@@ -34,29 +47,41 @@ __all__ = [
     "LINEAR",
     "Criterion",
     "Direction",
+    "Fit",
+    "PowerLaw",
     "Radius",
+    "Rate",
     "batch_second",
     "batches",
+    "below_floor",
     "best_s2",
     "best_s3",
     "contraction",
     "dense_moments",
     "edge",
+    "fit_power_law",
+    "fit_rate",
+    "full_batch_rate",
+    "kappa",
     "largest_a",
+    "largest_rho",
     "mean_square",
     "noise_ratio",
     "nonuniformities",
     "of_batches",
     "paper",
     "paper_formula",
+    "pl_constant",
     "radius",
     "rank_one_moments",
     "rank_one_noise_ratio",
     "rank_one_radius",
     "rank_one_worst_direction",
+    "rate",
     "sharper_s2",
     "span",
     "stability",
     "variance",
+    "window",
     "worst_direction",
 ]

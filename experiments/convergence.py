@@ -1,0 +1,360 @@
+"""Linear convergence: how fast the training loss falls under SAM and SGD, against width.
+
+python experiments/convergence.py [--out=experiments/results/convergence] [--smoke]
+
+Unnormalised SAM, x ← x − η∇f_i(x + ρ∇f_i(x)), and SGD (ρ = 0) with batches of 20 drawn with
+replacement, float64, six seeds, which draw data, start and batches; SAM and SGD share all three.
+
+- Matrix factorisation (arXiv 2311.17539; our constants): f = mean over 200 inputs x ~ N(0, I₁₀) of
+  ‖W₂W₁x − Ax‖², without ½, A_ij ~ N(0, 1/10), inner width 5 … 64; η = ρ = .02. Below 10 no product
+  W₂W₁ can be A: there f* > 0, known from the singular values. Start: "fan-in", variance 1/fan-in,
+  by which W₁ᵀW₁ grows with width; "fixed scale", variance 1/width for both, by which it does not.
+- Parity of 100 of scikit-learn's digits: tanh 64-w-1, ½(f − y)², y = ±1, η = .04, ρ = .02, fan-in.
+
+The rate is fitted to log loss over the later half of the way to 1e-12 of the first loss (or to the
+end). Along that way, α is the least ‖∇f‖²/(2f) of all records; β (of batches) and λ (of f) are the
+largest |eigenvalue| (12 steps of Lanczos) of Hessians at five of them. All three err to the side of
+a better bound, so where the theorem's assumption fails by them, it fails. Where f* = 0 the
+factorisation is trained once more with half the η* and half the largest ρ that the constants of
+SAM's first run allow ("theorem" in the column `rates`): there the bound can be compared.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from jax.flatten_util import ravel_pytree
+
+import samop
+from samop import ascents, theory, trajectory
+from samop.data import load
+from samop.errors import UserError
+from samop.figures.convergence import convergence
+from samop.figures.layout import save
+from samop.hessian import lanczos
+from samop.models.mlp import MLP
+from samop.statistics import estimate
+
+OUT = Path(__file__).parent / "results" / "convergence"
+N, IMAGES, BATCH, DIM = 200, 100, 20, 10
+POINTS, BATCHES, LANCZOS = 5, 5, 12
+KEYS = ["problem", "start", "width", "parameters", "optimizer", "rates"]
+INTERPOLATED = 1e-3  # of the first loss: a network that does not get there is not said to
+
+
+class Problem(NamedTuple):
+    """What is trained.
+
+    Attributes:
+      draw: seed → arrays [n, …].
+      init: width, start, key → parameters.
+      loss: of parameters and a batch of the arrays.
+      f_star: arrays, width, first and last loss → least loss, as far as it is known.
+    """
+
+    name: str
+    widths: tuple[int, ...]
+    starts: tuple[str, ...]
+    steps: int
+    every: int
+    eta: float
+    rho: float
+    draw: Callable[[int], Any]
+    init: Callable[[int, str, jax.Array], Any]
+    loss: Callable[[Any, Any], jax.Array]
+    f_star: Callable[[Any, int, float, float], float]
+
+
+def draw_matrix(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    target, x = rng.normal(size=(DIM, DIM)) / math.sqrt(DIM), rng.normal(size=(N, DIM))
+    return x, x @ target.T
+
+
+def init_matrix(width: int, start: str, key: jax.Array) -> dict[str, jax.Array]:
+    one, two = jax.random.split(key)
+    scale = math.sqrt(1 / DIM if start == "fan-in" else 1 / width)
+    return {
+        "first": scale * jax.random.normal(one, (width, DIM)),
+        "second": math.sqrt(1 / width) * jax.random.normal(two, (DIM, width)),
+    }
+
+
+def matrix_loss(params, batch):
+    x, y = batch
+    return jnp.mean(jnp.sum((x @ params["first"].T @ params["second"].T - y) ** 2, axis=1))
+
+
+def rank_floor(data, width: int, first: float, last: float) -> float:
+    """The least loss of products of rank `width`: what the other singular values of AXᵀ hold."""
+    values = np.linalg.svd(data[1], compute_uv=False)
+    return float(np.sum(values[width:] ** 2) / N)
+
+
+def draw_digits(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    digits = load("digits")
+    rows = np.random.default_rng(seed).permutation(len(digits.train_x))[:IMAGES]
+    x = digits.train_x[rows].reshape(IMAGES, -1) / digits.scale
+    return x, 1.0 - 2.0 * (digits.train_y[rows] % 2)
+
+
+def init_network(width: int, start: str, key: jax.Array) -> Any:
+    return MLP((width,), 1, "tanh").init(key, jnp.zeros((1, 64)))["params"]
+
+
+def network_loss(params, batch):
+    x, y = batch
+    width = params["Dense_0"]["bias"].shape[0]
+    outputs = MLP((width,), 1, "tanh").apply({"params": params}, x)
+    return 0.5 * jnp.mean((outputs[:, 0] - y) ** 2)
+
+
+def seen_floor(data, width: int, first: float, last: float) -> float:
+    """0 where training came near it: more is not known of a network."""
+    return 0.0 if last <= INTERPOLATED * first else last
+
+
+def problems(smoke: bool) -> list[Problem]:
+    fewer = 10 if smoke else 1
+    return [
+        Problem(
+            "matrix factorisation", (5, 16) if smoke else (5, 8, 10, 16, 32, 64),
+            ("fan-in", "fixed scale"), 4000 // fewer, 5, 0.02, 0.02,
+            draw_matrix, init_matrix, matrix_loss, rank_floor,
+        ),
+        Problem(
+            "digits parity", (16,) if smoke else (1, 4, 16, 64),
+            ("fan-in",), 24_000 // fewer, 100 // fewer, 0.04, 0.02,
+            draw_digits, init_network, network_loss, seen_floor,
+        ),
+    ]  # fmt: skip
+
+
+def descend(problem: Problem, unravel: Callable) -> Callable:
+    """(start, data, key, η, ρ) → loss, ‖∇f‖², flat parameters at every record; over seeds."""
+
+    def one(flat, data, key, eta, rho):
+        tx = samop.sam(optax.sgd(eta), rho, ascent=ascents.unnormalized())
+        loss = lambda x, batch: problem.loss(unravel(x), batch)  # noqa: E731
+
+        def record(x):
+            value, gradient = jax.value_and_grad(loss)(x, data)
+            return {"loss": value, "gradient": gradient @ gradient, "x": x}
+
+        batch_of = trajectory.independent(data, BATCH, key)
+        return trajectory.trajectory(
+            tx, loss, flat, batch_of, problem.steps, every=problem.every, record=record
+        )[1]
+
+    return jax.jit(jax.vmap(one, in_axes=0))
+
+
+def curvature(problem: Problem, unravel: Callable) -> Callable:
+    """(points, data, key) → diagonals of Lanczos's matrices: [seeds, points, 1 + batches, steps].
+
+    The first is of f, the others of batches as training draws them.
+    """
+
+    def one(x, data, key):
+        gradient = jax.grad(lambda x, batch: problem.loss(unravel(x), batch))
+
+        def top(batch):
+            product = lambda v: jax.jvp(lambda y: gradient(y, batch), (x,), (v,))[1]  # noqa: E731
+            start = jax.random.normal(jax.random.fold_in(key, 1), x.shape)
+            found = lanczos(product, start, min(LANCZOS, x.size))
+            return found.alpha, found.beta
+
+        batch_of = trajectory.independent(data, BATCH, key)
+        batches = jax.vmap(batch_of)(jnp.arange(BATCHES))
+        whole, parts = top(data), jax.vmap(top)(batches)
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), whole, parts)
+
+    return jax.jit(jax.vmap(jax.vmap(one, in_axes=(0, None, None))))
+
+
+def largest(alpha: np.ndarray, beta: np.ndarray) -> np.ndarray:
+    """Largest |eigenvalue| of tridiagonal matrices, [..., m] → [...]."""
+    off = beta[..., :-1, None] * np.eye(alpha.shape[-1])[:-1]
+    off = np.concatenate([off, np.zeros_like(off[..., :1, :])], axis=-2)
+    off = np.roll(off, 1, axis=-1)
+    matrix = alpha[..., None] * np.eye(alpha.shape[-1]) + off + np.swapaxes(off, -1, -2)
+    return np.abs(np.linalg.eigvalsh(matrix)).max(axis=-1)
+
+
+def at_start(problem: Problem, width: int, start: str, seed: int) -> Any:
+    params = problem.init(width, start, jax.random.key(seed))
+    return jax.tree.map(lambda a: a.astype(jnp.float64), params)  # Flax makes float32
+
+
+def programs(problem: Problem, width: int) -> tuple[Callable, Callable]:
+    """What `measure` runs, compiled once for all starts of a width."""
+    unravel = ravel_pytree(at_start(problem, width, problem.starts[0], 0))[1]
+    return descend(problem, unravel), curvature(problem, unravel)
+
+
+def measure(
+    problem: Problem, width: int, start: str, seeds: int, run: Callable, curve: Callable
+) -> tuple[list, list]:
+    """Trains SAM and SGD from the same starts: a row a run, and a row a record that is kept."""
+    data = [problem.draw(seed) for seed in range(seeds)]
+    stacked = jax.tree.map(lambda *a: jnp.asarray(np.stack(a), jnp.float64), *data)
+    inits = [at_start(problem, width, start, seed) for seed in range(seeds)]
+    flat = jnp.stack([ravel_pytree(params)[0] for params in inits])
+    keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(7), s))(jnp.arange(seeds))
+    steps = np.arange(0, problem.steps + 1, problem.every)
+    rows, curves = [], []
+    plan = [("SGD", "fixed", problem.eta, 0.0), ("SAM", "fixed", problem.eta, problem.rho)]
+    for name, rates, eta, rho in plan:
+        etas, rhos = np.broadcast_to(eta, seeds), np.broadcast_to(rho, seeds)
+        seen = jax.tree.map(np.asarray, run(flat, stacked, keys, etas, rhos))
+        kept = [theory.window(steps, seen["loss"][s]) for s in range(seeds)]
+        places = np.stack([np.linspace(0, k[-1], POINTS).round().astype(int) for k in kept])
+        points = np.take_along_axis(seen["x"], places[..., None], axis=1)
+        tops = largest(*jax.tree.map(np.asarray, curve(points, stacked, keys)))
+        key = dict(zip(KEYS, (problem.name, start, width, flat.shape[1], name, rates)))
+        own = []
+        for s in range(seeds):
+            loss, last = seen["loss"][s], seen["loss"][s][kept[s][-1]]
+            row = key | {"seed": s, "eta": etas[s], "rho": rhos[s]}
+            row |= {f"fit_{k}": v for k, v in theory.fit_rate(steps, loss)._asdict().items()}
+            row |= {"first_loss": loss[0], "last_loss": last}
+            row["f_star"] = problem.f_star(data[s], width, loss[0], last)
+            for where, of in (("", np.arange(kept[s][-1] + 1)), ("window_", kept[s])):
+                alpha = theory.pl_constant(seen["gradient"][s][of], loss[of])
+                inside = tops[s, np.isin(places[s], of)]
+                # f is the mean of what a step sees, of which some batches are looked at.
+                lam, beta = inside[:, 0].max(), inside.max()
+                found = judged(row, alpha, beta, lam)
+                row |= {f"{where}{name}": value for name, value in found.items()}
+            own.append(row)
+        rows += own
+        curves += along(key, steps, seen, max(k[-1] for k in kept))
+        feasible = problem.f_star is rank_floor and all(row["f_star"] == 0 for row in own)
+        if rates == "fixed" and name == "SAM" and feasible:
+            small = [row["largest_rho"] / 2 for row in own]
+            best = [theory.rate(r["alpha"], r["beta"], r["lam"], h) for r, h in zip(own, small)]
+            plan.append(("SAM", "theorem", [b.eta_star / 2 for b in best], small))
+    return rows, curves
+
+
+def judged(row: dict[str, Any], alpha: float, beta: float, lam: float) -> dict[str, Any]:
+    """Constants, and the bound on the rate or the assumption by which there is none."""
+    try:
+        bound, reason = (
+            theory.rate(alpha, beta, lam, row["rho"], row["eta"], f_star=row["f_star"]).slope,
+            "",
+        )
+    except UserError as error:
+        bound, reason = math.nan, str(error)
+    return {
+        "alpha": alpha, "beta": beta, "lam": lam,
+        "kappa": theory.kappa(alpha, beta, row["rho"]),
+        "largest_rho": theory.largest_rho(alpha, beta),
+        "largest_eta_sgd": 2 * alpha / (lam * beta),
+        "bound": bound, "no_bound_because": reason,
+    }  # fmt: skip
+
+
+def along(key: dict[str, Any], steps: np.ndarray, seen: dict, last: int) -> list[dict[str, Any]]:
+    """Up to 80 records of a setting, means over seeds of logarithms, with the range of the loss."""
+    logs, pl = np.log10(seen["loss"]), np.log10(seen["gradient"] / (2 * seen["loss"]))
+    rows = []
+    for i in np.unique(np.linspace(0, last, 80).round().astype(int)):
+        values = {"step": steps[i], "log10_loss": logs[:, i].mean()}
+        values |= {"log10_loss_low": logs[:, i].min(), "log10_loss_high": logs[:, i].max()}
+        rows.append(key | values | {"log10_pl": pl[:, i].mean()})
+    return rows
+
+
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a setting: means over seeds with t intervals; SAM − SGD paired by seed."""
+    rows = []
+    for key, group in runs.groupby(KEYS, sort=False):
+        row: dict[str, Any] = dict(zip(KEYS, key)) | {"n": len(group)}
+        for name in ("fit_rate", "alpha", "beta", "lam", "kappa", "window_kappa", "eta", "rho"):
+            found = estimate(group[name].to_numpy())
+            row |= {name: found.mean, f"{name}_half95": found.half}
+        row |= {"fit_r2_min": group["fit_r2"].min(), "f_star": group["f_star"].mean()}
+        for where in ("", "window_"):
+            holds = group[f"{where}bound"].notna()
+            row[f"{where}bound_holds"] = int(holds.sum())
+            row[f"{where}bound"] = group[f"{where}bound"].mean() if holds.all() else math.nan
+            row[f"{where}largest_rho"] = group[f"{where}largest_rho"].mean()
+            row[f"{where}largest_eta_sgd"] = group[f"{where}largest_eta_sgd"].mean()
+        if row["optimizer"] == "SAM" and row["rates"] == "fixed":
+            base = runs[runs["optimizer"] == "SGD"].merge(group[[*KEYS[:3], "seed"]])["fit_rate"]
+            gain = estimate(group["fit_rate"].to_numpy() - base.to_numpy())
+            row |= {"gain": gain.mean, "gain_half95": gain.half}
+        # How much faster than promised: 1 is a tight bound.
+        ratio = estimate(np.log10(group["fit_rate"] / group["bound"])[group["bound"].notna()])
+        row |= {"log10_over_bound": ratio.mean, "log10_over_bound_half95": ratio.half}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def trends(runs: pd.DataFrame) -> pd.DataFrame:
+    """Per seed, the exponent q of rate ∝ width^q and PL ∝ width^q, over widths that interpolate."""
+    rows = []
+    for key, group in runs.groupby(["problem", "start", "optimizer", "rates"], sort=False):
+        fits = group.groupby("width")["f_star"].max() == 0
+        group = group[group["width"].isin(fits[fits].index)]
+        for of in ("fit_rate", "alpha"):
+            wide = group.pivot_table(index="seed", columns="width", values=of)
+            if wide.shape[1] < 3:
+                continue
+            powers = [-theory.fit_power_law(wide.columns, row).exponent for row in wide.to_numpy()]
+            found = estimate(np.array(powers))
+            row = dict(zip(["problem", "start", "optimizer", "rates"], key)) | {"of": of}
+            row |= {"widths": "+".join(map(str, wide.columns)), "exponent": found.mean}
+            rows.append(row | {"exponent_half95": found.half, "p": found.p, "n": found.n})
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    """Trains, fits, writes the tables and the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--problem", choices=[p.name for p in problems(False)], help="this alone")
+    parser.add_argument("--smoke", action="store_true", help="a tenth of the steps, two seeds")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    rows, curves = [], []
+    for problem in problems(args.smoke):
+        if args.problem not in (None, problem.name):
+            continue
+        for width in problem.widths:
+            compiled = programs(problem, width)
+            for start in problem.starts:
+                more = measure(problem, width, start, 2 if args.smoke else 6, *compiled)
+                rows, curves = rows + more[0], curves + more[1]
+                print(f"{problem.name}, {start}, width {width}", flush=True)
+            tables = write(args.out, pd.DataFrame(rows), pd.DataFrame(curves))
+    draw(args.out, tables)
+
+
+def write(out: Path, runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The tables, as far as they go: a row a run and a row a record, and what they come to."""
+    tables = {"runs": runs, "curves": curves, "summary": summary(runs), "trends": trends(runs)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
+    return tables
+
+
+def draw(out: Path, tables: dict[str, pd.DataFrame]) -> None:
+    """The figures of the tables, and the numbers that matter most on the terminal."""
+    for name, figure in convergence(tables["curves"], tables["summary"]).items():
+        print(f"wrote {save(figure, out / name)[0]}")
+    shown = ["fit_rate", "fit_rate_half95", "gain", "gain_half95", "alpha", "kappa", "bound"]
+    print(tables["summary"][[*KEYS, *shown]].to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
