@@ -18,9 +18,9 @@ from rich.table import Table
 
 from samop import records, theory, validation, variants
 from samop.errors import UserError
+from samop.theory.minima import INTERPOLATES
 
 Row = dict[str, Any]
-INTERPOLATES = 1e-3  # training loss below which a minimum may be called interpolating
 
 
 def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], seed: int) -> Row:
