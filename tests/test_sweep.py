@@ -239,6 +239,23 @@ def test_killed_and_resumed_is_never_killed_bit_for_bit(finished, tmp_path, monk
             np.testing.assert_array_equal(ours[key], theirs[key])
 
 
+def test_a_changed_network_is_resumed_with_its_masks_and_its_origin(tmp_path, monkeypatch):
+    """Both live in the model state: what goes on from a checkpoint is the same network."""
+    fields = {"sparsity__method": "snip", "sparsity__level": 0.5, "linearized__mode": "jvp"}
+    axes = {"optimizer.rho": (0.05, 0.2), "seed": (0, 1)}
+    plan = small_plan(axes, train__epochs=3, run__checkpoint_seconds=0.0, **fields)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    sweep.run(plan, whole)
+    with monkeypatch.context() as patch:
+        killed_at(patch, 2)
+        with pytest.raises(Killed):
+            sweep.run(plan, parts)
+    sweep.run(plan, parts)
+    assert record_of(parts) == record_of(whole)
+    final = checkpoint.load(parts / "points" / names(plan)[0])
+    assert {"params", "masks", "origin"} <= set(final)
+
+
 @pytest.mark.parametrize("damage", ["torn row", "flipped row", "damaged checkpoint", "lost DONE"])
 def test_damage_is_noticed_and_mended(finished, tmp_path, monkeypatch, damage):
     plan = small_plan(train__epochs=4, run__checkpoint_seconds=0.0)
