@@ -234,7 +234,7 @@ def _key(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> st
     plain = configs.canonical(point)
     shape = [plain["model"], plain["data"]["name"], plain["data"]["augment"], plain["precision"]]
     shape += [plain["train"]["batch_size"], plain["data"]["order_seed"] < 0, run["replicates"]]
-    shape += [plain["task"]] if "task" in plain else []
+    shape += [plain[name] for name in ("task", "sparsity", "linearized") if name in plain]
     cpu = used[0].platform == "cpu"
     machine = environment.processor() if cpu else used[0].device_kind
     return configs.digest([shape, machine, len(used), jax.__version__], 16)
