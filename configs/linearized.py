@@ -22,10 +22,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config = configs.defaults("mlp")
     config.experiment = "linearized"
     config.optimizer.update(lr=0.05, schedule="cosine", weight_decay=0.0)
-    config.train.update(batch_size=100, epochs=args.epochs)
+    config.train.update(batch_size=100, epochs=args.epochs, label_parts=True)
     config.sweep.hidden = ((8, 8), (32, 32), (128, 128))
-    config.sweep.rho = (0.05, 0.1, 0.2, 0.5, 1.0)
-    config.sweep.lazy_rho = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+    config.sweep.rho = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+    config.sweep.lazy_rho = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.5, 1.0, 2.0, 4.0)
     config.sweep.label_noise = (0.0, 0.5)
     config.sweep.seeds = args.seeds
     if args.smoke:

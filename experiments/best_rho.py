@@ -11,18 +11,13 @@ regularizer.
 
 import numpy as np
 import pandas as pd
-from common import arguments, gain, gain_rows, load, markdown, write
+from common import arguments, by_rate, gain, gain_rows, load, markdown, rate_label, write
 
 from samop import comparison, figures, radius, wording
 from samop.figures.layout import Heading
 
 SHOWN = (0.04, 0.16, 0.64)  # of the fixed ρ, those drawn
 CELL = ["label_noise", "width", "parameters"]
-
-
-def rate_label(rate: float) -> str:
-    """How a rate of label noise is called."""
-    return f"{100 * rate:g} % of labels flipped" if rate else "clean labels"
 
 
 def main() -> None:
@@ -66,15 +61,10 @@ def main() -> None:
     write(args.out, tables, drawn)
     print(markdown(_summary(gains, best)))
     for row in growth.to_dict("records"):
-        print(
-            f"{rate_label(row['label_noise'])}: ρ* ∝ parameters^{row['slope']:.2f} "
-            f"[{row['low95']:.2f}, {row['high95']:.2f}]"
+        slope, low, high = (
+            wording.signed(row[name]).lstrip("+") for name in ("slope", "low95", "high95")
         )
-
-
-def by_rate(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each noise rate by its label."""
-    return {rate_label(rate): rows for rate, rows in table.groupby("label_noise")}
+        print(f"{rate_label(row['label_noise'])}: ρ* ∝ parameters^{slope} [{low}, {high}]")
 
 
 def _rho_rows(best: pd.DataFrame) -> pd.DataFrame:

@@ -66,6 +66,16 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
+def rate_label(rate: float) -> str:
+    """How a rate of label noise is called."""
+    return f"{100 * rate:g} % of labels flipped" if rate else "clean labels"
+
+
+def by_rate(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each rate of label noise, by its label."""
+    return {rate_label(rate): rows for rate, rows in table.groupby("label_noise")}
+
+
 def gain(row: Mapping[str, float], digits: int = 1, name: str = "gain") -> str:
     """+13.0 ± 1.8: a gain, or a slope, of a row with the half-width of its interval."""
     return wording.with_interval(row[name], row[f"{name}_half95"], digits, sign=True)

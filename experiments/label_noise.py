@@ -9,7 +9,18 @@ on flipped ones as the given and as the true label), and the figures gains and m
 """
 
 import pandas as pd
-from common import arguments, chosen, gain, gain_rows, load, markdown, summarised, write
+from common import (
+    arguments,
+    by_rate,
+    chosen,
+    gain,
+    gain_rows,
+    load,
+    markdown,
+    rate_label,
+    summarised,
+    write,
+)
 
 from samop import comparison, figures, wording
 from samop.figures.layout import Heading
@@ -21,16 +32,6 @@ TOLD = {
     "train_noisy_true_accuracy": "told as the true label",
 }
 CELL = ["label_noise", "width", "parameters"]
-
-
-def rate_label(rate: float) -> str:
-    """How a rate is called."""
-    return f"{100 * rate:g} % flipped" if rate else "clean labels"
-
-
-def by_rate(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each rate by its label."""
-    return {rate_label(rate): rows for rate, rows in table.groupby("label_noise")}
 
 
 def main() -> None:

@@ -5,18 +5,20 @@ python -m samop.main --config=configs/depth.py
 python experiments/linearized.py
 
 Reads both sweeps and writes to results/linearized: gains.csv and slopes.csv (network, expansion,
-lazy network with ρ scaled by 1/α and not), fixed.csv (every fixed ρ), depth_gains.csv,
+lazy network with ρ scaled by 1/α and not), fixed.csv (every fixed ρ), memorised.csv (flipped
+training examples that are told as their wrong label), depth_gains.csv,
 depth_slopes.csv, and the figures linearized and depth.
 """
 
 import numpy as np
 import pandas as pd
-from common import arguments, gain, gain_rows, load, markdown, write
+from common import arguments, chosen, gain, gain_rows, load, markdown, rate_label, summarised, write
 
 from samop import comparison, figures, wording
 from samop.figures.layout import Heading
 
 MODE = "linearized.mode"
+CELL = ["label_noise", "width", "parameters"]
 ALPHA = 10.0
 NAMES = {
     "none": "the network",
@@ -24,11 +26,6 @@ NAMES = {
     "scaled": f"lazy, α = {ALPHA:g}, ρ as of the network / α",
     "unscaled": f"lazy, α = {ALPHA:g}, ρ as of the network",
 }
-
-
-def rate_label(rate: float) -> str:
-    """How a rate of label noise is called."""
-    return f"{100 * rate:g} % of labels flipped" if rate else "clean labels"
 
 
 def arms(runs: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -65,6 +62,10 @@ def main() -> None:
     )
     fixed = pd.concat(
         comparison.gains(runs, choice=rho).assign(rho=rho) for rho in comparison.rho_grid(runs)
+    )
+    memorised = pd.concat(
+        _memorised(part, gains[(gains["arm"] == arm) & (gains["epoch"] == "last")]).assign(arm=arm)
+        for arm, part in parts.items()
     )
     depth = pd.concat(comparison.gains(deep, epoch=epoch) for epoch in comparison.EPOCHS)
     trends = pd.concat(comparison.slopes(deep, epoch=epoch) for epoch in comparison.EPOCHS)
@@ -105,6 +106,7 @@ def main() -> None:
         "gains": gains,
         "slopes": slopes,
         "fixed": fixed,
+        "memorised": memorised,
         "depth_gains": depth,
         "depth_slopes": trends,
     }
@@ -112,6 +114,12 @@ def main() -> None:
     print(markdown(_summary(last)))
     print()
     print(markdown(_depth_summary(depth, trends)))
+
+
+def _memorised(part: pd.DataFrame, gains: pd.DataFrame) -> pd.DataFrame:
+    """Share of the flipped training examples that are told as their wrong label, at ρ*."""
+    picked = chosen(part[part["label_noise"] > 0], gains, CELL)
+    return summarised(picked, [*CELL, "optimizer"], "last_train_noisy_accuracy")
 
 
 def _layers(table: pd.DataFrame) -> pd.Series:

@@ -11,7 +11,7 @@ width by decay, with and without BatchNorm, last and best epoch), norms and vit.
 
 import numpy as np
 import pandas as pd
-from common import arguments, chosen, gain, gain_rows, load, markdown, summarised, write
+from common import arguments, chosen, gain, gain_rows, load, markdown, rate_label, summarised, write
 
 from samop import comparison, figures, wording
 from samop.figures.layout import Heading
@@ -25,11 +25,6 @@ NETWORKS = {"none": "no BatchNorm", "batch": "BatchNorm"}
 def decay_label(value: float) -> str:
     """How a decay is called."""
     return f"decay {value:g}" if value else "no decay"
-
-
-def labels_label(rate: float) -> str:
-    """How a rate of label noise is called."""
-    return f"{100 * rate:g} % flipped" if rate else "clean"
 
 
 def by_decay(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -53,7 +48,7 @@ def main() -> None:
                     & (gains["label_noise"] == rate)
                     & (gains["epoch"] == epoch)
                 ]
-                panels[f"{name}, {labels_label(rate)}, {when}"] = by_decay(here)
+                panels[f"{name}, {rate_label(rate)}, {when}"] = by_decay(here)
     seeds = wording.span(gains["n"])
     data = f"{runs['dataset'].iloc[0]}, MLP of two hidden layers · n = {seeds} seeds"
     drawn = {
@@ -122,7 +117,7 @@ def _norm_panels(norms: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:
     panels = {}
     for norm, name in NETWORKS.items():
         for rate, rows in norms[norms[NORM] == norm].groupby("label_noise"):
-            panels[f"{name}, {labels_label(rate)}"] = {
+            panels[f"{name}, {rate_label(rate)}"] = {
                 f"{optimizer}, {decay_label(decay)}": own
                 for (optimizer, decay), own in rows.groupby(["optimizer", DECAY])
             }
@@ -149,7 +144,7 @@ def _summary(gains: pd.DataFrame, slopes: pd.DataFrame) -> list[dict[str, str]]:
     rows = []
     for (norm, rate, decay), own in gains.groupby([NORM, "label_noise", DECAY], sort=False):
         key = {NORM: norm, "label_noise": rate, DECAY: decay}
-        line = {"network": NETWORKS[norm], "labels": labels_label(rate), "decay": f"{decay:g}"}
+        line = {"network": NETWORKS[norm], "labels": rate_label(rate), "decay": f"{decay:g}"}
         for width in own["width"].unique():
             line[width] = " → ".join(gain(_at(own, width=width, epoch=e)) for e in WHEN)
         for epoch, when in WHEN.items():

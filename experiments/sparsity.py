@@ -40,8 +40,9 @@ def main() -> None:
     largest = last.loc[last["parameters"].idxmax(), "width"]
     seeds = wording.span(last["n"])
     data = f"{runs['dataset'].iloc[0]}, clean labels · n = {seeds} seeds"
+    shown = last.assign(width=_as_wide(last))
     lines = {
-        NAMES[method]: gain_rows(last[last[METHOD] == method])
+        NAMES[method]: gain_rows(shown[shown[METHOD] == method])
         for method in NAMES
         if (last[METHOD] == method).any()
     }
@@ -55,7 +56,8 @@ def main() -> None:
     heading = Heading(
         "What SAM gains in pruned large networks and in small dense ones",
         [f"{data} · pruned: {largest} units in one hidden layer, kernels masked at initialisation; "
-         "x: parameters that train · ρ chosen on validation data, last epoch"],
+         "width: units of the dense network of as many parameters · ρ chosen on validation data, "
+         "last epoch"],
     )  # fmt: skip
     drawn = {
         "gains": figures.trends(
@@ -67,6 +69,17 @@ def main() -> None:
     print(markdown(_summary(last, matched)))
 
 
+def _as_wide(table: pd.DataFrame) -> pd.Series:
+    """Of each network the units of the dense one with the nearest number of parameters."""
+    dense = table[table[METHOD] == "none"]
+    return table["parameters"].map(lambda n: dense["width"].iloc[_nearest(dense, n)])
+
+
+def _nearest(dense: pd.DataFrame, count: int) -> int:
+    """Place of the row with the nearest number of parameters."""
+    return int(np.argmin(np.abs(np.log(dense["parameters"].to_numpy(float) / count))))
+
+
 def _matched(runs: pd.DataFrame, epoch: str) -> pd.DataFrame:
     """Pruned against dense at the nearest number of parameters: difference of their gains."""
     pairs = comparison.pairs(runs, epoch=epoch)
@@ -74,8 +87,7 @@ def _matched(runs: pd.DataFrame, epoch: str) -> pd.DataFrame:
     rows = []
     for (method, level), own in pairs[pairs[METHOD] != "none"].groupby([METHOD, LEVEL]):
         count = own["parameters"].iloc[0]
-        near = dense["parameters"].unique()
-        near = near[np.argmin(np.abs(np.log(near / count)))]
+        near = dense["parameters"].iloc[_nearest(dense, count)]
         other = dense[dense["parameters"] == near]
         both = own.merge(other, on="seed", suffixes=("", "_dense"))
         found = estimate((both["gain"] - both["gain_dense"]).to_numpy(float))
@@ -105,8 +117,8 @@ def _fit(runs: pd.DataFrame, last: pd.DataFrame, data: str) -> Figure:
     loss = base.groupby(by)["last_train_loss"].mean().rename("loss").reset_index()
     rows = last.merge(loss, on=by)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 4.3))
-        axes = figure.add_axes((0.13, 0.12, 0.84, 0.66))
+        figure = Figure(figsize=(6.4, 4.3))
+        axes = figure.add_axes((0.11, 0.24, 0.86, 0.58))
         for place, (method, own) in enumerate(rows.groupby(METHOD, sort=False)):
             look: dict[str, Any] = {"color": matplotlib.colormaps["tab10"](place)}
             axes.errorbar(
@@ -117,7 +129,7 @@ def _fit(runs: pd.DataFrame, last: pd.DataFrame, data: str) -> Figure:
         axes.axhline(0, color=INK, lw=1)
         axes.set_xlabel("training loss of SGD at the last epoch")
         axes.set_ylabel("gain (points)")
-        axes.legend(loc="best")
+        figure.legend(loc="lower left", ncols=4, bbox_to_anchor=(0.02, 0.01), columnspacing=1)
         title = "The gain against how far SGD fits its training data"
         figure.text(0.02, 0.95, title, size=12, weight="bold", color=INK)
         text = f"{data} · a point a network · ± 95 % t interval"

@@ -227,12 +227,11 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     plain["data"].pop("dir")
     if not plain["task"]:
         plain.pop("task")
-    if plain["sparsity"]["method"] == "none" or not plain["sparsity"]["level"]:
-        plain.pop("sparsity")
-    if plain["linearized"]["mode"] == "none":
-        plain.pop("linearized")
-    elif plain["linearized"]["mode"] == "jvp":
-        plain["linearized"]["alpha"] = 1.0
+    for name, section in _changes(config).items():
+        if section["method" if name == "sparsity" else "mode"] == "none":
+            plain.pop(name)
+        else:
+            plain[name] = section
     if not plain["train"]["label_parts"]:
         plain["train"].pop("label_parts")
     if plain["optimizer"]["base"] == "sgd":
@@ -259,6 +258,16 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
     if one_pass or plain["precision"]["compute"] == "float32":
         plain["precision"]["second_pass"] = "float32"
     return plain
+
+
+def _changes(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections `sparsity` and `linearized` as they are read: what says the same is equal."""
+    sparsity, linearized = dict(config["sparsity"]), dict(config["linearized"])
+    if sparsity["method"] == "none" or not sparsity["level"]:
+        sparsity = {"method": "none", "level": 0.0}
+    if linearized["mode"] != "lazy":
+        linearized["alpha"] = 1.0
+    return {"sparsity": sparsity, "linearized": linearized}
 
 
 def epochs(config: Mapping[str, Any]) -> int:
@@ -305,10 +314,11 @@ def point_name(config: Mapping[str, Any]) -> str:
         words.append(f"noise{config['data']['label_noise']:g}")
     if config["data"]["noise"] != "symmetric":
         words.append(config["data"]["noise"])
-    if config["sparsity"]["method"] != "none":
-        words.append(f"{config['sparsity']['method']}{config['sparsity']['level']:g}")
-    if config["linearized"]["mode"] != "none":
-        words.append(config["linearized"]["mode"])
+    changes = _changes(config)
+    if changes["sparsity"]["method"] != "none":
+        words.append("{method}{level:g}".format(**changes["sparsity"]))
+    if changes["linearized"]["mode"] != "none":
+        words.append(changes["linearized"]["mode"])
     words.append(f"seed{config['seed']}")
     return "_".join(words) + "-" + digest(canonical(config))
 
@@ -354,7 +364,8 @@ def _plain(value: Any) -> Any:
 def to_json(config: Mapping[str, Any]) -> dict[str, Any]:
     """The whole config as plain JSON values, without the sweep's axes and where it is profiled."""
     left_out = ("sweep", "profile")  # of the command: who repeats a run wants no trace of it again
-    return {key: _plain(value) for key, value in config.items() if key not in left_out}
+    plain = {key: _plain(value) for key, value in config.items() if key not in left_out}
+    return {**plain, **_changes(config)}
 
 
 def _tuples(value: Any) -> Any:

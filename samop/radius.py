@@ -43,7 +43,9 @@ def best_rho(
     for cell, grid, picks, star in _resampled(runs, epoch, draws, seed):
         enough = picks is not None
         ends = (0, len(grid) - 1)
-        low, high = np.quantile(grid[picks], [0.025, 0.975]) if enough else (np.nan, np.nan)
+        # Values of the grid, not between them.
+        ends95 = np.quantile(grid[picks], [0.025, 0.975], method="inverted_cdf") if enough else ()
+        low, high = ends95 if enough else (np.nan, np.nan)
         rows.append(
             {
                 **{c: cell.key[c] for c in (*condition_columns(runs), *WIDTH)},
@@ -139,7 +141,17 @@ def regularizer(workdir: str | Path, runs: pd.DataFrame) -> pd.DataFrame:
       One row per run and measured epoch: the run's condition, width, rho, seed; `epoch`;
       `grad_norm`, ‖∇f‖ of a batch; `regularizer`, ρ‖∇f‖; `rise`, the measured f(w + ε) − f(w);
       `weight_norm`, ‖w‖.
+
+    Raises:
+      UserError: runs whose ascent is not the normalised one at a constant ρ, for which it is not
+        ρ‖∇f‖ to first order.
     """
+    for column, wanted in (
+        ("optimizer.ascent", "normalized"),
+        ("optimizer.rho_schedule", "constant"),
+    ):
+        if column in runs and set(runs[column]) - {wanted, ""}:
+            raise UserError(f"regularizer: {column} should be {wanted!r} in all of these runs")
     rows: list[dict[str, Any]] = []
     keep = [*condition_columns(runs), *WIDTH, "rho", "seed"]
     for run in runs[runs["transform"] != "base"].to_dict("records"):

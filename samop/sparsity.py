@@ -35,11 +35,17 @@ def kept(params: PyTree, method: str, level: float) -> int:
       level: share of the kernels' weights that is pruned, in [0, 1).
 
     Raises:
-      UserError: a level out of range, or one that leaves a layer nothing.
+      UserError: a level out of range, or one that leaves a layer nothing, where the shapes alone
+        say so (`refuse_empty` looks at masks).
     """
     _check(method, level)
     flags, leaves = jax.tree.leaves(prunable(params)), jax.tree.leaves(params)
     kernels = [math.prod(x.shape) for flag, x in zip(flags, leaves) if flag]
+    if method == "random" and not all(_count(size, level) for size in kernels):
+        raise UserError(
+            f"sparsity.level={level:g} by 'random' empties a layer of {min(kernels)} weights: "
+            "prune less, or a wider network"
+        )
     others = sum(math.prod(x.shape) for flag, x in zip(flags, leaves) if not flag)
     if method == "none":
         return sum(kernels) + others

@@ -112,9 +112,10 @@ def _changed(config) -> None:
             f"train.label_parts tells flipped labels from true ones: with data.noise="
             f"{config['data']['noise']!r} training has people's labels alone, use 'symmetric'"
         )
-    if config["train"]["label_parts"] and config["workload"] not in ("classification", "imagenet"):
+    if config["train"]["label_parts"] and config["workload"] != "classification":
         raise UserError(
-            f"train.label_parts is for classes: not defined for workload={config['workload']!r}"
+            f"train.label_parts is not defined for workload={config['workload']!r}: only for "
+            "'classification', whose examples lie in memory and have a class each"
         )
 
 

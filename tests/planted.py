@@ -42,7 +42,7 @@ def run(
     }
     for field, value in fields.items():
         section, key = field.split("__")
-        config[section][key] = value
+        config.setdefault(section, {})[key] = value
     extra = "".join(f"_{k}{v}" for k, v in fields.items())
     name = f"w{hidden}_rho{rho}_noise{noise}_seed{seed}{extra}"
     return {

@@ -87,7 +87,7 @@ def test_rates_out_of_range_are_refused(rate):
 
 def test_parts_are_of_classes():
     fields = {"workload": "regression", "data__name": "synthetic", "data__normalize": "none"}
-    with pytest.raises(UserError, match=r"train.label_parts is for classes"):
+    with pytest.raises(UserError, match=r"train.label_parts is not defined for workload='regr"):
         small.point(train__label_parts=True, **fields)
 
 

@@ -7,8 +7,9 @@ import optax
 import pytest
 import small
 
+import samop
+from samop import ascents, optim, sparsity, sweep, trees
 from samop import config as configs
-from samop import optim, sparsity, sweep, trees
 from samop.data import sampling
 from samop.errors import UserError
 from samop.step import TrainState, train_step
@@ -126,22 +127,44 @@ def test_pruned_weights_are_zero_after_training_with_every_variant(name):
         assert (trained[~gone] != params[layer]["kernel"][~gone]).mean() > 0.5
 
 
-def test_perturbations_leave_pruned_weights_alone():
-    """The point at which SAM takes its second gradient is as sparse as the network."""
-    point = small.point(sparsity__method="random", sparsity__level=0.6)
-    workload = build(point)
+ASCENTS = {
+    "normalized": ascents.normalized,
+    "unnormalized": ascents.unnormalized,
+    "adaptive": ascents.adaptive,
+    "sign": ascents.sign,
+    "layerwise": ascents.layerwise,
+    "random": lambda: ascents.random(3),
+    "friendly": lambda: ascents.friendly(1.0, 0.9),
+    "smoothed": lambda: ascents.smoothed(0.4),
+    "bernoulli": lambda: ascents.bernoulli(0.6, 3),
+}
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    """Parameters, masks and gradient of a pruned network on a batch."""
+    workload = build(small.point(sparsity__method="random", sparsity__level=0.6))
     params, state = workload.init(np.uint32(0))
     train = workload.splits.train
     batch = workload.batch(jnp.asarray(train.x[:32]), jnp.asarray(train.y[:32]), None, None)
-    loss = lambda p: workload.means(workload.apply(p, state, batch, None, False)[0], batch)["loss"]  # noqa: E731
-    import samop
 
-    tx = samop.sam(optax.sgd(0.1), 0.5)
-    _, epsilon = tx.perturbation(jax.grad(loss)(params), tx.init(params), params)
-    assert float(trees.norm(epsilon)) == pytest.approx(0.5, rel=1e-5)
-    for name, mask in state["masks"].items():
-        moved = np.asarray(epsilon[name]["kernel"])
-        assert (moved[np.asarray(mask["kernel"]) == 0] == 0).all()
+    def loss(params):
+        outputs, _ = workload.apply(params, state, batch, None, False)
+        return workload.means(outputs, batch)["loss"]
+
+    return params, state["masks"], jax.grad(loss)(params)
+
+
+@pytest.mark.parametrize("name", ASCENTS)
+def test_perturbations_leave_pruned_weights_alone(name, pruned):
+    """The point at which SAM takes its second gradient is as sparse as the network."""
+    params, masks, grads = pruned
+    tx = samop.sam(optax.sgd(0.1), 0.5, ascent=ASCENTS[name]())
+    _, epsilon = tx.perturbation(grads, tx.init(params), params)
+    assert float(trees.norm(epsilon)) > 0
+    for layer, mask in masks.items():
+        moved, gone = np.asarray(epsilon[layer]["kernel"]), np.asarray(mask["kernel"]) == 0
+        assert (moved[gone] == 0).all()
 
 
 def test_parameters_are_those_that_train():
@@ -158,11 +181,14 @@ def test_density_of_each_layer():
 
 
 def test_a_layer_that_loses_everything_is_refused():
-    workload = build(small.point(sparsity__method="random", sparsity__level=0.995))
+    workload = build(small.point(sparsity__method="magnitude", sparsity__level=0.998))
     with pytest.raises(
-        UserError, match=r"sparsity.level=0.995 by 'random', seed 2, empties the la"
+        UserError, match=r"sparsity.level=0.998 by 'magnitude', seed 2, empties the"
     ):
         workload.init(np.uint32(2))
+    # At random as many stay in each: the shapes say it, before anything is planned.
+    with pytest.raises(UserError, match=r"sparsity.level=0.995 by 'random' empties a layer of 64"):
+        build(small.point(sparsity__method="random", sparsity__level=0.995))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +224,26 @@ def test_a_dense_run_is_the_run_that_it_was_before():
         small.point(optimizer__name="base"), {"sparsity.method": ("none", "random", "snip")}
     )
     assert len(names) == 1
+
+
+def test_what_says_the_same_has_one_name_and_one_record():
+    plain, none = small.point(), small.point(sparsity__method="random", linearized__alpha=3.0)
+    assert configs.point_name(none) == configs.point_name(plain)
+    assert configs.to_json(none) == configs.to_json(plain)
+    lazy = small.point(linearized__mode="lazy", linearized__alpha=3.0)
+    assert configs.to_json(lazy)["linearized"]["alpha"] == 3.0
+    assert "_lazy_" in configs.point_name(lazy)
+    snip = small.point(sparsity__method="snip", sparsity__level=0.5)
+    assert "_snip0.5_" in configs.point_name(snip)
+
+
+def test_initialisation_can_be_vmapped():
+    workload = build(small.point(sparsity__method="random", sparsity__level=0.5))
+    params, _ = jax.vmap(workload.init)(jnp.arange(2, dtype=jnp.uint32))
+    for seed in (0, 1):
+        alone, _ = workload.init(np.uint32(seed))
+        for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(alone)):
+            np.testing.assert_array_equal(np.asarray(a[seed]) == 0, np.asarray(b) == 0)
 
 
 def test_vmapped_runs_have_the_masks_of_their_seeds(x64):

@@ -8,6 +8,7 @@ nothing outside this file is ever called, whatever the bytes say.
 import io
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _DAMAGED = (
     EOFError,
     IndexError,
     KeyError,
+    MemoryError,
     OverflowError,
     TypeError,
     ValueError,
@@ -31,6 +33,8 @@ _KINDS = {f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)}
 
 class _Dtype:
     """An integer type: "i8" with a byte order."""
+
+    __slots__ = ("dtype",)
 
     def __init__(self, code: str, align: Any = False, copy: Any = True):
         if code not in _KINDS:
@@ -47,7 +51,10 @@ class _Dtype:
 class _Array:
     """An array being read; `value` once its state has come."""
 
-    value: np.ndarray | None = None
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, kind, fortran, content = state
@@ -75,12 +82,27 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+class _Call:
+    """A function that a pickle may call, and not change."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise UserError("it changes a function")
+
+
 ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 1
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,  # NumPy 2
+    ("numpy.core.multiarray", "_reconstruct"): _Call(_reconstruct),  # NumPy 1
+    ("numpy._core.multiarray", "_reconstruct"): _Call(_reconstruct),  # NumPy 2
     ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): _Call(_encode),
 }
 
 

@@ -77,7 +77,7 @@ def pruned(workload: Workload, fields: Mapping[str, Any], batch_size: int) -> Wo
     def init(seed):
         params, state = workload.init(seed)
         masks = find(seed, params, state)
-        if not isinstance(jax.tree.leaves(masks)[0], jax.core.Tracer):
+        if not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(masks)):
             what = f"sparsity.level={level:g} by {method!r}, seed {int(seed)},"
             sparsity.refuse_empty(masks, what)
         return sparsity.prune(params, masks), {**state, MASKS: masks}
