@@ -43,9 +43,9 @@ def best_rho(
     for cell, grid, picks, star in _resampled(runs, epoch, draws, seed):
         enough = picks is not None
         ends = (0, len(grid) - 1)
-        # Values of the grid, not between them.
-        ends95 = np.quantile(grid[picks], [0.025, 0.975], method="inverted_cdf") if enough else ()
-        low, high = ends95 if enough else (np.nan, np.nan)
+        low, high = np.nan, np.nan
+        if enough:  # values of the grid, not between them
+            low, high = np.quantile(grid[picks], [0.025, 0.975], method="inverted_cdf")
         rows.append(
             {
                 **{c: cell.key[c] for c in (*condition_columns(runs), *WIDTH)},
