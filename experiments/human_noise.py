@@ -70,7 +70,8 @@ def main() -> None:
     tables = {"gains": pd.concat(gains.values()), "slopes": slopes, "difference": apart}
     write(args.out, tables, drawn)
     rows = [
-        {"epoch": row["epoch"], "width": row["width"], "more than clean": gain(row, 2, "difference"),
+        {"epoch": row["epoch"], "width": row["width"],
+         "more than clean": gain(row, 2, "difference"),
          "p (Holm)": wording.p_text(row["p_holm"])}
         for row in apart.to_dict("records")
     ]  # fmt: skip

@@ -129,7 +129,7 @@ def _fit(runs: pd.DataFrame, last: pd.DataFrame, data: str) -> Figure:
         axes.axhline(0, color=INK, lw=1)
         axes.set_xlabel("training loss of SGD at the last epoch")
         axes.set_ylabel("gain (points)")
-        figure.legend(loc="lower left", ncols=4, bbox_to_anchor=(0.02, 0.01), columnspacing=1)
+        figure.legend(loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.0))
         title = "The gain against how far SGD fits its training data"
         figure.text(0.02, 0.95, title, size=12, weight="bold", color=INK)
         text = f"{data} · a point a network · ± 95 % t interval"
