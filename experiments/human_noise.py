@@ -3,7 +3,8 @@
 python -m samop.main --config=configs/cifar_human_noise.py
 python experiments/human_noise.py
 
-Reads the sweep and writes to results/cifar_human_noise: gains.csv, slopes.csv, difference.csv (the
+Reads the sweep and writes to results/cifar_human_noise: gains.csv, slopes.csv (the gain per doubling
+of the parameters, with ρ chosen and with each ρ for all), difference.csv (the
 gain with people's labels minus that with clean ones, paired by seed: same initialisation, order and
 images), and the figure gains.
 """
@@ -54,7 +55,10 @@ def main() -> None:
     args = arguments("cifar_human_noise", __doc__)
     runs = load(args.workdir[0])
     gains = {epoch: comparison.gains(runs, epoch=epoch) for epoch in WHEN}
-    slopes = pd.concat([comparison.slopes(runs, epoch=epoch) for epoch in WHEN])
+    choices: list[str | float] = ["validation", *comparison.rho_grid(runs)]
+    slopes = pd.concat(
+        [comparison.slopes(runs, epoch=epoch, choice=c) for epoch in WHEN for c in choices]
+    )
     apart = pd.concat([difference(runs, epoch) for epoch in WHEN])
     seeds = wording.span(gains["last"]["n"])
     panels = {
