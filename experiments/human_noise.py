@@ -3,10 +3,10 @@
 python -m samop.main --config=configs/cifar_human_noise.py
 python experiments/human_noise.py
 
-Reads the sweep and writes to results/cifar_human_noise: gains.csv, slopes.csv (the gain per doubling
-of the parameters, with ρ chosen and with each ρ for all), difference.csv (the
-gain with people's labels minus that with clean ones, paired by seed: same initialisation, order and
-images), and the figure gains.
+Reads the sweep and writes to results/cifar_human_noise: gains.csv; slopes.csv (the gain per
+doubling of the parameters, with ρ chosen and with each ρ for all widths); difference.csv (the gain
+with people's labels minus that with clean ones, paired by seed: same initialisation, order and
+images); and the figure gains.
 """
 
 import pandas as pd
