@@ -3,7 +3,7 @@
 python -m samop.main --config=configs/inductive_bias.py
 python experiments/regularization.py
 
-Fashion-MNIST, 1,000 training images, patches of 7 × 7, two layers of size 16, 32, 64; random crops
+Fashion-MNIST, 1,000 training images, patches of 7 × 7, two layers of size 8, 16, 32; random crops
 and flips or none; decay 0 and .1 (AdamW's, decoupled); AdamW and SAM at two ρ, three seeds. Our
 setting; the paper (arXiv 2311.17539) names ViT and MLP on CIFAR-10 as networks whose gain vanishes.
 Arguments after the colon: smoke; seeds=3; epochs=30; width=32 (several joined by +).
@@ -16,7 +16,7 @@ from samop import config as configs
 
 def get_config(arg: str = "") -> ConfigDict:
     smoke = {"seeds": 1, "epochs": 2, "width": "16"}
-    args = configs.parse_arg(arg, smoke, seeds=3, epochs=30, width="16+32+64")
+    args = configs.parse_arg(arg, smoke, seeds=3, epochs=30, width="8+16+32")
     config = configs.defaults("vit")
     config.experiment = "inductive_bias"
     config.data.update(name="fashion_mnist", train_size=1000, validation=1000, test_size=1000)
