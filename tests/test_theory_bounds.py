@@ -134,6 +134,29 @@ def test_a_bound_outside_of_its_assumptions_is_refused(k, eta, rho, message):
         theory.paper(k, eta, rho)
 
 
+@pytest.mark.parametrize("ratio", [0.01, 0.374, 0.376, 0.5, 0.501, 2.0, 1e3])
+def test_the_papers_third_bound_is_a_theorem_for_every_radius(ratio):
+    """Below ½ by the paper's proof; from ⅜ on by the best bound, which is below it."""
+    assert theory.paper(3, 0.1, 0.1 * ratio) == theory.paper_formula(3, 0.1, 0.1 * ratio)
+    assert ensembles.is_theorem("s₃, paper", "E[B²] ⪯ I", ratio)
+    for k in (2, 4):
+        holds = ensembles.is_theorem(ensembles.PAPER[k], "E[B²] ⪯ I", ratio)
+        assert holds == (ratio < 0.5 if k == 2 else ratio <= 0.5)
+    if ratio > 0.375:
+        assert theory.best_s3(1.0, ratio) < theory.paper(3, 1.0, ratio)
+    found = ensembles.search(
+        ratio,
+        "E[B²] ⪯ I",
+        count=50,
+        climbs=20,
+        rng=np.random.default_rng(0),
+        shapes=(("scalar", 2, 1), ("general", 3, 2)),
+        only=("s₃, paper",),
+    )
+    assert (found[0].violations, found[0].theorem) == (0, True)
+    assert found[0].worst <= 1 + 1e-9
+
+
 def test_the_search_finds_the_planted_violation():
     """H = .4 with probability .63 else 0 at ρ/η = 10, where s₄ breaks the bound by 1.21^¼."""
     found = ensembles.search(

@@ -137,8 +137,9 @@ def judge(gradients: np.ndarray, residuals: np.ndarray, eta: float, rho: float) 
         "variance_bound": bounds.variance(eta),
     }
     # Where what a bound assumes is not met there is none.
-    row["s3_best_bound"] = bounds.best_s3(eta, rho) if rho >= 0.375 * eta else np.nan
-    for k, letter in ((2, "₂"), (3, "₃"), (4, "₄")):
-        names = [n for n in found if n.startswith(f"s{letter} ≤ (") and "^" in n]
-        row[f"s{k}_paper_bound"] = found[names[0]].bound if names else np.nan
+    best_s3 = bounds.best_s3_holds(eta, rho)
+    row["s3_best_bound"] = bounds.best_s3(eta, rho) if best_s3 else np.nan
+    for k in (2, 3, 4):
+        holds = bounds.paper_holds(k, eta, rho)
+        row[f"s{k}_paper_bound"] = bounds.paper(k, eta, rho) if holds else np.nan
     return row
