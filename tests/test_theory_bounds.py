@@ -239,6 +239,47 @@ def test_a_judged_minimum():
     assert kinds == {"exact", "necessary", "sufficient", "implied"}
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.08])
+def test_two_almost_equal_gradients_are_judged(rho):
+    """Alike but for 1e-9 to 1e-6: as if alike, and with every criterion next to that."""
+    rng = np.random.default_rng(5)
+    g = minimum(rng)
+    g[1] = g[0]
+    apart = rng.normal(size=20)
+    alike = minima.judge(g, np.zeros(8), 0.2, rho)
+    assert alike["rank"] == 7
+    for by in (1e-9, 3e-8, 1e-6):
+        near = g.copy()
+        near[1] += by * apart
+        span = theory.span(near)
+        assert theory.rank_one_radius(near, 0.2, rho).converged
+        np.testing.assert_allclose(span @ span.T, near @ near.T, atol=1e-12)
+        row = minima.judge(near, np.zeros(8), 0.2, rho)
+        for name, value in alike.items():
+            # Those are decided by directions that hardly move: 1, or 0, as soon as there is one.
+            if name not in ("rank", "radius", "radius_residual", "lyapunov", "contraction"):
+                assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-9, nan_ok=True), (
+                    by,
+                    name,
+                )
+        assert alike["radius"] - 1e-9 <= row["radius"] <= max(1, alike["radius"]) + 1e-9
+        assert alike["contraction"] - 1e-9 <= row["contraction"]
+        assert row["contraction"] <= max(0, alike["contraction"]) + 1e-9
+        assert row["rank"] == {1e-9: 7, 1e-6: 8}.get(by, row["rank"])
+
+
+def test_the_spread_of_lengths_and_probabilities_hides_no_direction():
+    """What `span` keeps is judged, though example 0 is hardly ever drawn."""
+    rng = np.random.default_rng(9)
+    g = rng.normal(size=(6, 6))
+    g[1] = g[0] + 1e-6 * rng.normal(size=6)
+    p = np.array([1e-6, *[(1 - 1e-6) / 5] * 5])
+    found = theory.rank_one_radius(g, 0.02, 0.01, p)
+    assert found.converged
+    assert found.value == pytest.approx(1)
+    assert theory.span(g).shape[1] == 6
+
+
 def test_a_network_that_does_not_interpolate_is_refused():
     g = minimum(np.random.default_rng(6))
     with pytest.raises(UserError, match=r"does not interpolate: its training loss is 0\.005"):
