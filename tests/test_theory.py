@@ -86,8 +86,40 @@ def test_a_violation_outside_of_eta_at_least_two_rho():
     m = moments(hessians, p)
     fourth = float(m[3][0, 0] - m[0][0, 0] ** 4)
     assert fourth * 10.0**2 == pytest.approx(1.21, abs=0.005)
-    # So it is not among the criteria there.
-    assert not any(name.startswith(("s₃", "s₄")) for name in found)
+    # So it is not among the criteria there, nor is that of s₂, which is none; that of s₃ is, and
+    # holds, as does the best one.
+    offered = {name for name in found if name.startswith("s")}
+    assert offered == {
+        "s₂ ≤ sharper bound",
+        "s₂ ≤ (√(1 + 8ρ/η) − 1)/(4ρ)",
+        "s₃ ≤ (2/(3√3))^⅓ (√(1 + 8ρ/η) − 1)/(2ρ)",
+        "s₃ ≤ (2η²ρ)^(−1/3)",
+    }
+    third = found["s₃ ≤ (2η²ρ)^(−1/3)"]
+    assert third.assumes.endswith("ρ > 0")
+    assert third.verdict == "holds"
+
+
+def test_what_is_offered_of_s3_by_radius():
+    def offered(rho):
+        return {c.name: c for c in theory.stability(0.1, rho, 1.0, {3: 1.0}) if c.name[0] == "s"}
+
+    best, paper = "s₃ ≤ (2/(3√3))^⅓ (√(1 + 8ρ/η) − 1)/(2ρ)", "s₃ ≤ (2η²ρ)^(−1/3)"
+    assert set(offered(0.0)) == set()
+    assert set(offered(0.03)) == {paper}
+    for rho in (0.04, 0.05, 0.06, 1.0):
+        found = offered(rho)
+        assert set(found) == {best, paper}
+        assert found[paper].bound == theory.paper(3, 0.1, rho)
+        assert found[best].bound == theory.best_s3(0.1, rho) < found[paper].bound
+        assert found[best].assumes.endswith("ρ ≥ ⅜η")
+
+
+def test_independent_draws_are_said_to_be_assumed():
+    found = theory.stability(0.1, 0.0, 1.0, radius=0.9)[0]
+    assert found.assumes == theory.EXACT
+    assert "draws its examples independently" in found.assumes
+    assert "reshuffles every epoch" in found.assumes
 
 
 def test_the_necessary_condition_solves_its_quadratic():

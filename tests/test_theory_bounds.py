@@ -134,6 +134,29 @@ def test_a_bound_outside_of_its_assumptions_is_refused(k, eta, rho, message):
         theory.paper(k, eta, rho)
 
 
+@pytest.mark.parametrize("ratio", [0.01, 0.374, 0.376, 0.5, 0.501, 2.0, 1e3])
+def test_the_papers_third_bound_is_a_theorem_for_every_radius(ratio):
+    """Below ½ by the paper's proof; from ⅜ on by the best bound, which is below it."""
+    assert theory.paper(3, 0.1, 0.1 * ratio) == theory.paper_formula(3, 0.1, 0.1 * ratio)
+    assert ensembles.is_theorem("s₃, paper", "E[B²] ⪯ I", ratio)
+    for k in (2, 4):
+        holds = ensembles.is_theorem(ensembles.PAPER[k], "E[B²] ⪯ I", ratio)
+        assert holds == (ratio < 0.5 if k == 2 else ratio <= 0.5)
+    if ratio > 0.375:
+        assert theory.best_s3(1.0, ratio) < theory.paper(3, 1.0, ratio)
+    found = ensembles.search(
+        ratio,
+        "E[B²] ⪯ I",
+        count=50,
+        climbs=20,
+        rng=np.random.default_rng(0),
+        shapes=(("scalar", 2, 1), ("general", 3, 2)),
+        only=("s₃, paper",),
+    )
+    assert (found[0].violations, found[0].theorem) == (0, True)
+    assert found[0].worst <= 1 + 1e-9
+
+
 def test_the_search_finds_the_planted_violation():
     """H = .4 with probability .63 else 0 at ρ/η = 10, where s₄ breaks the bound by 1.21^¼."""
     found = ensembles.search(
@@ -214,6 +237,47 @@ def test_a_judged_minimum():
     assert plain["s2_best_bound"] == pytest.approx(1 / eta)
     kinds = {c.kind for c in minima.criteria(g, eta, rho)}
     assert kinds == {"exact", "necessary", "sufficient", "implied"}
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.08])
+def test_two_almost_equal_gradients_are_judged(rho):
+    """Alike but for 1e-9 to 1e-6: as if alike, and with every criterion next to that."""
+    rng = np.random.default_rng(5)
+    g = minimum(rng)
+    g[1] = g[0]
+    apart = rng.normal(size=20)
+    alike = minima.judge(g, np.zeros(8), 0.2, rho)
+    assert alike["rank"] == 7
+    for by in (1e-9, 3e-8, 1e-6):
+        near = g.copy()
+        near[1] += by * apart
+        span = theory.span(near)
+        assert theory.rank_one_radius(near, 0.2, rho).converged
+        np.testing.assert_allclose(span @ span.T, near @ near.T, atol=1e-12)
+        row = minima.judge(near, np.zeros(8), 0.2, rho)
+        for name, value in alike.items():
+            # Those are decided by directions that hardly move: 1, or 0, as soon as there is one.
+            if name not in ("rank", "radius", "radius_residual", "lyapunov", "contraction"):
+                assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-9, nan_ok=True), (
+                    by,
+                    name,
+                )
+        assert alike["radius"] - 1e-9 <= row["radius"] <= max(1, alike["radius"]) + 1e-9
+        assert alike["contraction"] - 1e-9 <= row["contraction"]
+        assert row["contraction"] <= max(0, alike["contraction"]) + 1e-9
+        assert row["rank"] == {1e-9: 7, 1e-6: 8}.get(by, row["rank"])
+
+
+def test_the_spread_of_lengths_and_probabilities_hides_no_direction():
+    """What `span` keeps is judged, though example 0 is hardly ever drawn."""
+    rng = np.random.default_rng(9)
+    g = rng.normal(size=(6, 6))
+    g[1] = g[0] + 1e-6 * rng.normal(size=6)
+    p = np.array([1e-6, *[(1 - 1e-6) / 5] * 5])
+    found = theory.rank_one_radius(g, 0.02, 0.01, p)
+    assert found.converged
+    assert found.value == pytest.approx(1)
+    assert theory.span(g).shape[1] == 6
 
 
 def test_a_network_that_does_not_interpolate_is_refused():

@@ -53,6 +53,12 @@ def best_s2(eta: float, rho: float) -> float:
     return largest_a(eta, rho) / 2
 
 
+def best_s3_holds(eta: float, rho: float) -> bool:
+    """Whether `best_s3` is a theorem, given E[B²] ⪯ I: ρ ≥ ⅜η."""
+    inputs.rates(eta, rho)
+    return rho >= 0.375 * eta
+
+
 def best_s3(eta: float, rho: float) -> float:
     """s₃ ≤ (2/(3√3))^⅓ a*, given E[B²] ⪯ I and ρ ≥ ⅜η. The best there is.
 
@@ -66,8 +72,7 @@ def best_s3(eta: float, rho: float) -> float:
     Raises:
       UserError: ρ < ⅜η.
     """
-    inputs.rates(eta, rho)
-    if rho < 0.375 * eta:
+    if not best_s3_holds(eta, rho):
         raise UserError(f"the best bound on s₃ assumes ρ ≥ ⅜η: eta={eta}, rho={rho}")
     return (2 / (3 * math.sqrt(3))) ** (1 / 3) * largest_a(eta, rho)
 
@@ -96,8 +101,7 @@ def sharper_s2(ratio: float) -> float:
 
 def paper_formula(k: int, eta: float, rho: float) -> float:
     """The right-hand side of `paper`, theorem or not; infinite where it has none."""
-    if k not in (2, 3, 4):
-        raise UserError(f"k={k} should be 2, 3 or 4")
+    _order(k)
     inputs.rates(eta, rho)
     if k == 2:
         return 1 / math.sqrt(eta * (eta - 2 * rho)) if eta > 2 * rho else math.inf
@@ -106,8 +110,20 @@ def paper_formula(k: int, eta: float, rho: float) -> float:
     return (2 * eta**2 * rho) ** (-1 / 3) if k == 3 else (eta * rho) ** (-1 / 2)
 
 
+def paper_holds(k: int, eta: float, rho: float) -> bool:
+    """Whether `paper` is a theorem, given E[B²] ⪯ I: k = 2: η > 2ρ; 3: ρ > 0; 4: η ≥ 2ρ > 0."""
+    _order(k)
+    inputs.rates(eta, rho)
+    return {2: eta > 2 * rho, 3: rho > 0, 4: eta >= 2 * rho > 0}[k]
+
+
+def _order(k: int) -> None:
+    if k not in (2, 3, 4):
+        raise UserError(f"k={k} should be 2, 3 or 4")
+
+
 def paper(k: int, eta: float, rho: float) -> float:
-    """s_k ≤ this (arXiv 2311.17539), given E[B²] ⪯ I and η ≥ 2ρ (k = 2: η > 2ρ; else ρ > 0).
+    """s_k ≤ this (arXiv 2311.17539), given E[B²] ⪯ I; where, `paper_holds` says.
 
     (η(η − 2ρ))^(−1/2), (2η²ρ)^(−1/3), (η²ρ²)^(−1/4). Proof, by the common step, with h = E x, m_k =
     E[x^k] and u = h + ρh²: E[B²] ⪯ I says (η − 2ρ)m₂ + 2ηρm₃ + ηρ²m₄ ≤ 2h, hence
@@ -123,7 +139,7 @@ def paper(k: int, eta: float, rho: float) -> float:
         raise UserError(f"the bound on s₂ assumes η > 2ρ: eta={eta}, rho={rho}")
     if k > 2 and not rho > 0:
         raise UserError(f"the bound on s{k} assumes ρ > 0, SAM: rho={rho}")
-    if k > 2 and not eta >= 2 * rho:
+    if not paper_holds(k, eta, rho):
         raise UserError(f"the bound on s{k} is a theorem for η ≥ 2ρ alone: eta={eta}, rho={rho}")
     return bound
 

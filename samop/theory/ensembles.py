@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from samop.errors import UserError
-from samop.theory import bounds
+from samop.theory import bounds, moments
 
 CRITERIA = ("E[B²] ⪯ I", "exact")
 # Kind of ensemble, number of Hessians n, dimension d.
@@ -95,28 +95,15 @@ def _shaped(kind: str, factors: np.ndarray) -> np.ndarray:
     return factors * np.eye(factors.shape[2]) if kind == "commuting" else factors
 
 
-def powers(h: np.ndarray, p: np.ndarray) -> list[np.ndarray]:
-    """M₁ … M₄ of each ensemble, `[count, d, d]`, from `[count, n, d, d]` and `[count, n]`."""
-    power, found = h, [np.einsum("cn,cnij->cij", p, h)]
-    for _ in range(3):
-        power = power @ h
-        found.append(np.einsum("cn,cnij->cij", p, power))
-    return found
-
-
-def _top(matrices: np.ndarray) -> np.ndarray:
-    return np.linalg.eigvalsh(matrices)[:, -1]
-
-
 def scale(h: np.ndarray, p: np.ndarray, r: float, criterion: str) -> np.ndarray:
     """t `[count]` such that the ensembles t·H_i satisfy the criterion, and just so."""
-    m = powers(h, p)
+    m = moments.each(h, p)
     if criterion == CRITERIA[0]:
 
         def excess(t):
             t = t[:, None, None]
             rest = (1 - 2 * r) * t * m[1] + 2 * r * t**2 * m[2] + r**2 * t**3 * m[3]
-            return _top(rest - 2 * m[0])
+            return moments.tops(rest - 2 * m[0])
     elif criterion == CRITERIA[1]:
 
         def excess(t):
@@ -124,11 +111,11 @@ def scale(h: np.ndarray, p: np.ndarray, r: float, criterion: str) -> np.ndarray:
             b = np.eye(h.shape[-1]) - scaled - r * scaled @ scaled
             count, _, d, _ = b.shape
             maps = np.einsum("cn,cnij,cnkl->cikjl", p, b, b).reshape(count, d * d, d * d)
-            return _top(maps) - 1
+            return moments.tops(maps) - 1
     else:
         raise UserError(f"criterion={criterion!r} should be one of {', '.join(CRITERIA)}")
     # Beyond a* nothing is stable.
-    low, high = np.zeros(len(h)), 1.001 * bounds.largest_a(1.0, r) / _top(m[0])
+    low, high = np.zeros(len(h)), 1.001 * bounds.largest_a(1.0, r) / moments.tops(m[0])
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         holds = excess(middle) <= 0
@@ -138,7 +125,7 @@ def scale(h: np.ndarray, p: np.ndarray, r: float, criterion: str) -> np.ndarray:
 
 def ratios(h: np.ndarray, p: np.ndarray, r: float) -> dict[str, np.ndarray]:
     """Value over bound, `[count]`, of every bound with a finite right-hand side at η = 1, ρ = r."""
-    m = powers(h, p)
+    m = moments.each(h, p)
     mean = m[0] + r * m[1]
     square = m[1] + 2 * r * m[2] + r**2 * m[3]
     a = h + r * h @ h
@@ -152,15 +139,15 @@ def ratios(h: np.ndarray, p: np.ndarray, r: float) -> dict[str, np.ndarray]:
         2 * np.einsum("cn,cns->cs", p, along), 1e-300
     )
     found = {
-        "a": _top(m[0]) / bounds.largest_a(1.0, r),
-        "λ_max(H + ρM₂)": _top(mean) / 2,
+        "a": moments.tops(m[0]) / bounds.largest_a(1.0, r),
+        "λ_max(H + ρM₂)": moments.tops(mean) / 2,
         "each direction v": tested.max(1),
-        "λ_max(Var A)": _top(square - mean @ mean),
+        "λ_max(Var A)": moments.tops(square - mean @ mean),
     }
-    s = {k: _root(_top(m[k - 1] - np.linalg.matrix_power(m[0], k)), k) for k in (2, 3, 4)}
+    s = {k: moments.root(moments.tops(moments.excess(m, k)), k) for k in (2, 3, 4)}
     found["s₂, best"] = s[2] / bounds.best_s2(1.0, r)
     found["s₂, sharper"] = s[2] / bounds.sharper_s2(r) ** 0.5
-    if r >= 0.375:
+    if bounds.best_s3_holds(1.0, r):
         found["s₃, best"] = s[3] / bounds.best_s3(1.0, r)
     for k, name in PAPER.items():
         bound = bounds.paper_formula(k, 1.0, r)
@@ -172,18 +159,14 @@ def ratios(h: np.ndarray, p: np.ndarray, r: float) -> dict[str, np.ndarray]:
 PAPER = {2: "s₂, paper", 3: "s₃, paper", 4: "s₄, paper"}
 
 
-def _root(x: np.ndarray, k: int) -> np.ndarray:
-    return np.sign(x) * np.abs(x) ** (1 / k)
-
-
 def is_theorem(bound: str, criterion: str, r: float) -> bool:
     """Whether a bound is proven for ρ/η = r under a criterion (see `samop.theory.bounds`)."""
     if bound in ("a", "λ_max(H + ρM₂)", "each direction v"):
         return True
     if criterion != CRITERIA[0]:
         return False
-    within = {PAPER[2]: r < 0.5, PAPER[3]: r > 0, PAPER[4]: 0 < r <= 0.5}
-    return within.get(bound, True)
+    order = next((k for k, name in PAPER.items() if name == bound), None)
+    return order is None or bounds.paper_holds(order, 1.0, r)
 
 
 def search(

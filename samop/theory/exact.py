@@ -20,17 +20,22 @@ from samop.theory.lanczos import Radius, top
 
 TOL = 1e-9
 MAX_ITERATIONS = 400
+UNSEEN = (
+    "the mean Hessian is singular: there is a direction that no example sees, in which nothing "
+    "moves; judge the minimum in the span of the gradients (theory.span)"
+)
 
 
 def span(gradients: np.ndarray) -> np.ndarray:
     """Coordinates of the rows g_i `[n, d]` in an orthonormal basis of their span: `[n, r]`, r ≤ n.
 
-    All inner products stay, so every criterion does too. Directions below rounding (n or d times
-    machine precision of the largest singular value) are no part of the span.
+    All inner products stay, so every criterion does too. Directions whose curvature, the square of
+    a singular value, is below rounding (n or d times machine precision of the largest) are no part
+    of the span: beside the others nothing moves in them. Columns are orthogonal.
     """
     g = inputs.gradients(gradients)
     u, s, _ = np.linalg.svd(g, full_matrices=False)
-    kept = s > max(g.shape) * np.finfo(float).eps * s[0]
+    kept = s**2 > max(g.shape) * np.finfo(float).eps * s[0] ** 2
     return u[:, kept] * s[kept]
 
 
@@ -113,23 +118,21 @@ def rank_one_radius(
     """
     inputs.rates(eta, rho)
     problem = _Noise(span(gradients), eta, rho, p)
-    least = 2 * problem.gamma[0]
     evaluations = 0
 
     def log(x: float) -> float:
         nonlocal evaluations
         evaluations += 1
-        return math.log(problem.ratio(math.exp(x) - least))
+        return math.log(problem.ratio(math.exp(x)))
 
-    high = math.log(least)  # λ = 1
+    high = math.log(problem.least)  # λ = 1
     step = 1.0
     sign = np.sign(log(high))
     low, other = high, high
     while sign * log(other) > 0 and -80 < other < 80:
         low, other, step = other, other + sign * step, 2 * step
     root = brentq(log, *sorted((low, other)), xtol=1e-6) if -80 < other < 80 else other
-    shift = math.exp(root) - least
-    x = problem.matrix(shift)
+    x = problem.matrix(math.exp(root))
     apply = rank_one_map(problem.g, eta, rho, p)
     image = apply(x)
     value = float(np.vdot(x, image))
@@ -172,34 +175,51 @@ def rank_one_noise_ratio(
     Q has the range of the g_i g_iᵀ, so it is the largest eigenvalue of an n×n matrix.
     """
     inputs.rates(eta, rho)
-    return _Noise(inputs.gradients(gradients), eta, rho, p).ratio(0.0)
+    problem = _Noise(inputs.gradients(gradients), eta, rho, p)
+    return problem.ratio(problem.least)
 
 
 class _Noise:
-    """L + shift and Q of rank-one Hessians, in the eigenbasis of the drift (`noise_ratio`)."""
+    """L + λ − 1 and Q of rank-one Hessians, in the eigenbasis of the drift (`noise_ratio`).
+
+    λ is given as by how much, `over`, it is above 1 − 2γ (γ the smallest eigenvalue of the drift),
+    where L + λ − 1 is singular: the two may be closer than doubles next to 1 are to each other.
+
+    Attributes:
+      least: 2γ, the `over` of λ = 1.
+    """
 
     def __init__(self, g: np.ndarray, eta: float, rho: float, p: np.ndarray | None):
         p = inputs.probabilities(p, len(g))
         c = eta * (1 + rho * np.einsum("ij,ij->i", g, g))
-        self.gamma, self._u = _drift((g.T * (p * c)) @ g)
+        # From singular values, since squares lose what `span` still sees: the probabilities and
+        # lengths of the examples can make a curvature much smaller here than it is there.
+        _, s, vt = np.linalg.svd(np.sqrt(p * c)[:, None] * g, full_matrices=False)
+        if len(s) < g.shape[1] or s[-1] <= max(g.shape) * np.finfo(float).eps * s[0]:
+            raise UserError(UNSEEN)
+        gamma, self._u = s[::-1] ** 2, vt[::-1].T
+        self.least, self._gaps = 2 * float(gamma[0]), gamma - gamma[0]
         self.g, self._turned, self._root = g, g @ self._u, c * np.sqrt(p)
 
-    def _kernel(self, shift: float) -> np.ndarray:
-        inverse = 1 / (self.gamma[:, None] + self.gamma + shift)
+    def _inverse(self, over: float) -> np.ndarray:
+        return 1 / (self._gaps[:, None] + self._gaps + over)
+
+    def _kernel(self, over: float) -> np.ndarray:
+        inverse = self._inverse(over)
         found = np.empty((len(self.g), len(self.g)))
         for i, row in enumerate(self._turned):
             shared = row * self._turned[i:]
             found[i, i:] = found[i:, i] = np.einsum("ij,ij->i", shared @ inverse, shared)
         return self._root[:, None] * found * self._root
 
-    def ratio(self, shift: float) -> float:
-        """λ_max of (L + shift)^{−½} Q (L + shift)^{−½}."""
-        return float(np.linalg.eigvalsh(self._kernel(shift))[-1])
+    def ratio(self, over: float) -> float:
+        """λ_max of (L + λ − 1)^{−½} Q (L + λ − 1)^{−½}."""
+        return float(np.linalg.eigvalsh(self._kernel(over))[-1])
 
-    def matrix(self, shift: float) -> np.ndarray:
-        """The X of norm 1 with Q(X) = ratio·(L + shift)(X), in the coordinates of g."""
-        weights = self._root * np.linalg.eigh(self._kernel(shift))[1][:, -1]
-        inverse = 1 / (self.gamma[:, None] + self.gamma + shift)
+    def matrix(self, over: float) -> np.ndarray:
+        """The X of norm 1 with Q(X) = ratio·(L + λ − 1)(X), in the coordinates of g."""
+        weights = self._root * np.linalg.eigh(self._kernel(over))[1][:, -1]
+        inverse = self._inverse(over)
         x = self._u @ (inverse * ((self._turned.T * weights) @ self._turned)) @ self._u.T
         return x / np.linalg.norm(x)
 
@@ -207,10 +227,7 @@ class _Noise:
 def _drift(mean: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     gamma, u = np.linalg.eigh(mean)
     if gamma[0] <= len(mean) * np.finfo(float).eps * gamma[-1]:
-        raise UserError(
-            "the mean Hessian is singular: there is a direction that no example sees, in which "
-            "nothing moves; judge the minimum in the span of the gradients (theory.span)"
-        )
+        raise UserError(UNSEEN)
     return gamma, u
 
 

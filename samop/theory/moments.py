@@ -17,11 +17,18 @@ ORDER = 4  # of the highest moment in E[B²]
 def dense_moments(hessians: np.ndarray, p: np.ndarray | None = None) -> np.ndarray:
     """M₁ … M₄, `[4, d, d]`, of Hessians `[n, d, d]` with probabilities p `[n]` (None: equal)."""
     h = inputs.hessians(hessians)
-    p = inputs.probabilities(p, len(h))
-    power, found = h, [np.tensordot(p, h, 1)]
+    return each(h, inputs.probabilities(p, len(h)))
+
+
+def each(h: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """M₁ … M₄ `[4, …, d, d]` of many ensembles at once, from H_i `[…, n, d, d]` and p `[…, n]`.
+
+    Unchecked, as a search calls it. `excess`, `tops` and `root` take what comes of it.
+    """
+    power, found = h, [np.einsum("...n,...nij->...ij", p, h)]
     for _ in range(ORDER - 1):
         power = power @ h
-        found.append(np.tensordot(p, power, 1))
+        found.append(np.einsum("...n,...nij->...ij", p, power))
     return np.stack(found)
 
 
@@ -40,21 +47,30 @@ def rank_one_moments(gradients: np.ndarray, p: np.ndarray | None = None) -> np.n
 
 
 def excess(m: np.ndarray, k: int) -> np.ndarray:
-    """Σ_k = M_k − H^k, `[d, d]`, of moments `[4, d, d]`."""
+    """Σ_k = M_k − H^k, `[…, d, d]`, of moments `[4, …, d, d]`."""
     if k not in range(2, len(m) + 1):
         raise UserError(f"k={k} should be from 2 to {len(m)}")
     return m[k - 1] - np.linalg.matrix_power(m[0], k)
 
 
+def tops(matrices: np.ndarray) -> np.ndarray:
+    """λ_max `[…]` of symmetric matrices `[…, d, d]`."""
+    return np.linalg.eigvalsh(matrices)[..., -1]
+
+
 def top(matrix: np.ndarray) -> float:
     """λ_max of a symmetric matrix `[d, d]`."""
-    return float(np.linalg.eigvalsh(matrix)[-1])
+    return float(tops(matrix))
+
+
+def root(x: np.ndarray | float, k: int) -> np.ndarray:
+    """The k-th root of |x|, with the sign of x."""
+    return np.sign(x) * np.abs(x) ** (1 / k)
 
 
 def nonuniformities(m: np.ndarray, orders: Sequence[int] = (2, 3, 4)) -> dict[int, float]:
     """k → s_k with s_k^k = λ_max(Σ_k), and the sign of λ_max; of moments `[4, d, d]`."""
-    values = {k: top(excess(m, k)) for k in orders}
-    return {k: float(np.sign(v) * abs(v) ** (1 / k)) for k, v in values.items()}
+    return {k: float(root(top(excess(m, k)), k)) for k in orders}
 
 
 def mean_square(m: np.ndarray, eta: float, rho: float) -> np.ndarray:
