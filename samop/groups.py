@@ -51,21 +51,27 @@ class Group(NamedTuple):
         return [float(point["optimizer"]["rho"]) for point in self.points]
 
 
-def make(rows: Sequence[Sequence[Point]], devices: int) -> Group:
-    """A new group from a grid of configs, one row a seed."""
+def make(rows: Sequence[Sequence[Point]], devices: int, batch: int = 1) -> Group:
+    """A new group from a grid of configs, one row a seed; arguments as for `sharding.layout`."""
     points = tuple(point for row in rows for point in row)
     names = tuple(configs.point_name(point) for point in points)
-    grid = layout(len(rows), len(rows[0]), devices)
+    grid = layout(len(rows), len(rows[0]), devices, batch)
     return Group(configs.digest(names), names, points, grid)
 
 
-def form(points: Sequence[Point], devices: int, most: Callable[[Point], int]) -> list[Group]:
+def form(
+    points: Sequence[Point],
+    devices: int,
+    most: Callable[[Point], int],
+    batch: Callable[[Point], int] = lambda point: 1,
+) -> list[Group]:
     """Groups that cover `points`, in their order.
 
     Args:
       points: configs of runs, all different.
       devices: number of devices to lay groups out on.
       most: largest number of runs in a group of runs like the given one.
+      batch: size of the batches that devices which are left over may share; 1: they do not.
     """
     families: dict[str, dict[int, list[Point]]] = {}
     for point in points:
@@ -79,7 +85,7 @@ def form(points: Sequence[Point], devices: int, most: Callable[[Point], int]) ->
             row = sorted(row, key=_cell)
             grids.setdefault(json.dumps([_cell(p) for p in row]), []).append(row)
         for rows in grids.values():
-            groups += _divide(rows, devices, most(rows[0][0]))
+            groups += _divide(rows, devices, most(rows[0][0]), batch(rows[0][0]))
     return groups
 
 
@@ -87,7 +93,7 @@ def _cell(point: Point) -> list[float]:
     return [configs.get(point, field) for field in configs.TRACED]
 
 
-def _divide(rows: list[list[Point]], devices: int, most: int) -> list[Group]:
+def _divide(rows: list[list[Point]], devices: int, most: int, batch: int) -> list[Group]:
     """Cuts a grid into groups of at most `most` runs, along the side that wastes fewer devices."""
     seeds, cells = len(rows), len(rows[0])
     choices = []
@@ -97,7 +103,8 @@ def _divide(rows: list[list[Point]], devices: int, most: int) -> list[Group]:
         groups = []
         for i in range(0, seeds, tall):
             for j in range(0, cells, wide):
-                groups.append(make([row[j : j + wide] for row in rows[i : i + tall]], devices))
+                part = [row[j : j + wide] for row in rows[i : i + tall]]
+                groups.append(make(part, devices, batch))
         choices.append(groups)
     return min(choices, key=lambda gs: sum(g.layout.padded[0] * g.layout.padded[1] for g in gs))
 

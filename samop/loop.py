@@ -29,7 +29,7 @@ from samop import (
 from samop import config as configs
 from samop.data.splits import aligned
 from samop.groups import Group
-from samop.sharding import Program, make_program
+from samop.sharding import BATCH, Program, make_program, spread
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -92,7 +92,7 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = make_run(point, workload)
+    run = make_run(point, workload, *([spread] if group.layout.batch > 1 else []))
     program = make_program(run, group.layout, devices)
     epoch = program.epoch
     if stream is not None:
@@ -135,23 +135,29 @@ def _device_data(point: Mapping[str, Any], workload: Workload, program: Program)
     if workload.splits is None:
         return {}
     with _loading:
-        return _place_data(workload.splits, point["train"]["eval_batch_size"], program.mesh)
+        size, shared = point["train"]["eval_batch_size"], program.mesh.shape.get(BATCH, 1)
+        return _place_data(workload.splits, size, shared, program.mesh)
 
 
 @functools.lru_cache(maxsize=2)
-def _place_data(splits, eval_batch_size, mesh) -> PyTree:
+def _place_data(splits, eval_batch_size, shared, mesh) -> PyTree:
     """Data on the devices, once for all groups that use them; raw bytes, whole on each."""
     host = {
         "train": {"x": jax.tree.map(np.asarray, splits.train.x)},
-        "validation": padded(splits.validation, eval_batch_size),
-        "test": padded(splits.test, eval_batch_size),
+        "validation": padded(splits.validation, eval_batch_size, shared),
+        "test": padded(splits.test, eval_batch_size, shared),
     }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.device_put(host, everywhere)
 
 
-def padded(split: Any, most: int) -> dict[str, np.ndarray]:
+def padded(split: Any, most: int, multiple: int = 1) -> dict[str, np.ndarray]:
     """A split in equal batches of at most `most`, the last filled up with zeros of weight 0.
+
+    Args:
+      split: what is to be evaluated.
+      most: largest size of a batch; rounded up to a multiple.
+      multiple: what the size should be a multiple of.
 
     Returns:
       "x" and "y" [batches, size, ...], "weight" [batches, size].
@@ -159,6 +165,7 @@ def padded(split: Any, most: int) -> dict[str, np.ndarray]:
     n = len(split.y)
     batches = -(-n // most)
     size = -(-n // batches)
+    size = -(-size // multiple) * multiple
 
     def fill(a: np.ndarray) -> np.ndarray:
         out = aligned((batches * size, *a.shape[1:]), a.dtype)

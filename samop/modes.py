@@ -99,6 +99,21 @@ def most_runs(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) 
     return _most(choose(point, run, used).mode, run, len(used))
 
 
+def shared_batch(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> int:
+    """Size of the batches of runs like `point` that left-over devices share; 1: they stay idle.
+
+    On a CPU the cores share a run's products by threads already, which is as fast for all but
+    convolutions: a ResNet-18 takes .76 of the time with its batches on two simulated devices.
+    """
+    workload = build(point)
+    if run["share_batches"] == "never" or workload.splits is None:
+        return 1
+    convolutional = MODELS[point["model"]["name"]].convolutional
+    if run["share_batches"] == "auto" and used[0].platform == "cpu" and not convolutional:
+        return 1
+    return point["train"]["batch_size"]
+
+
 def one_at_a_time(workload: Workload) -> bool:
     """Whether its runs share no program: each has a stream, or an emulator, of its own."""
     return workload.stream is not None or getattr(workload.world, "single", False)

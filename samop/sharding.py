@@ -2,6 +2,11 @@
 
 A group of runs is a grid of seeds × cells; a cell is one setting of the traced fields. The batch
 order belongs to the seed, so cells of one seed share it and XLA gathers each batch once for all.
+
+Devices that are left over share the batches of each run. That is no matter of the run's functions,
+which are of whole batches: they constrain a batch's examples to lie on the mesh's axis "batch", and
+XLA's partitioner divides what is computed from them. So BatchNorm's statistics are those of the
+whole batch, and random masks are what one device would draw.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +21,7 @@ from samop.train import Run
 
 PyTree = Any
 AXES = ("seeds", "cells")
+BATCH = "batch"
 
 
 class Layout(NamedTuple):
@@ -26,17 +32,19 @@ class Layout(NamedTuple):
       rows, columns: the extent of the grid of devices; seeds are divided among its rows, cells
         among its columns. Both are padded to a multiple by repeating their last entry; padded
         runs are thrown away.
+      batch: how many devices share the batches of each run.
     """
 
     seeds: int
     cells: int
     rows: int
     columns: int
+    batch: int = 1
 
     @property
     def devices(self) -> int:
         """Number of devices."""
-        return self.rows * self.columns
+        return self.rows * self.columns * self.batch
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -50,34 +58,52 @@ class Layout(NamedTuple):
     def runs_a_device(self) -> int:
         """Runs that one device trains, padding included."""
         seeds, cells = self.padded
-        return seeds * cells // self.devices
+        return seeds * cells // (self.rows * self.columns)
 
 
-def layout(seeds: int, cells: int, devices: int) -> Layout:
-    """The layout with the fewest runs a device; of equals the one on the fewest devices."""
+def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
+    """The layout with the fewest runs a device; of equals the one on the fewest devices.
+
+    Args:
+      seeds, cells: the grid of runs.
+      devices: how many there are.
+      batch: size of the batches that devices which are left over may share; they do where they
+        divide it. 1: none are shared.
+    """
     choices = [
         Layout(seeds, cells, rows, columns)
         for rows in range(1, min(seeds, devices) + 1)
         for columns in range(1, min(cells, devices // rows) + 1)
     ]
-    return min(choices, key=lambda c: (c.runs_a_device, c.devices, -c.rows))
+    best = min(choices, key=lambda c: (c.runs_a_device, c.devices, -c.rows))
+    return best._replace(batch=_largest_divisor(batch, devices // best.devices))
 
 
-def fewer(layout: Layout, available: int) -> tuple[int, int]:
-    """(rows, columns) of devices for a group that began elsewhere and has `available` here.
+def _largest_divisor(number: int, most: int) -> int:
+    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
+
+
+def fewer(layout: Layout, available: int) -> tuple[int, int, int]:
+    """(rows, columns, batch) of devices for a group that began elsewhere and has `available` here.
 
     The padded extents were fixed when the group began; rows and columns must divide them.
     """
     seeds, cells = layout.padded
     if layout.devices <= available:
-        return layout.rows, layout.columns
+        return layout.rows, layout.columns, layout.batch
     choices = [
         (rows, columns)
         for rows in range(1, available + 1)
         for columns in range(1, available // rows + 1)
         if seeds % rows == 0 and cells % columns == 0
     ]
-    return max(choices, key=lambda c: (c[0] * c[1], c[0]))
+    rows, columns = max(choices, key=lambda c: (c[0] * c[1], c[0]))
+    return rows, columns, _largest_divisor(layout.batch, available // (rows * columns))
+
+
+def spread(tree: PyTree) -> PyTree:
+    """Arrays whose leading axis is a batch's, divided among the devices that share it."""
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec(BATCH))
 
 
 class Program(NamedTuple):
@@ -121,8 +147,12 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
       layout: the grid and how it is divided.
       devices: those there are; each one that is used holds the whole data set.
     """
-    rows, columns = fewer(layout, len(devices))
-    mesh = Mesh(np.array(devices[: rows * columns]).reshape(rows, columns), AXES)
+    rows, columns, batch = fewer(layout, len(devices))
+    used = np.array(devices[: rows * columns * batch])
+    if layout.batch > 1:
+        mesh = Mesh(used.reshape(rows, columns, batch), (*AXES, BATCH))
+    else:
+        mesh = Mesh(used.reshape(rows, columns), AXES)
     one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))
     # Counts are the same for all runs. Left unbatched, a cond on them stays a cond, where a
     # batched one would become a select that computes both branches.
@@ -159,7 +189,10 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
 
     def sharded(fn, out, scalars):
         specs = (state, seeds, cells, grid, every, *(every,) * scalars)
-        return jax.shard_map(fn, mesh=mesh, in_specs=specs, out_specs=out, check_vma=False)
+        # What is not named here, the axis of batches, is the partitioner's.
+        return jax.shard_map(
+            fn, mesh=mesh, in_specs=specs, out_specs=out, axis_names=set(AXES), check_vma=False
+        )
 
     epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
     advance = sharded(over_runs(run.advance, batched, 3), state, 3)

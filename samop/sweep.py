@@ -147,7 +147,9 @@ def pending_groups(plan: Plan, workdir: Path) -> list[groups.Group]:
     """The groups still to train, those begun earlier first; DONE runs are left alone."""
     used = devices(plan.run)
     most = functools.partial(modes.most_runs, run=plan.run, used=used)
-    return _unfinished(plan, workdir) + groups.form(fresh_points(plan, workdir), len(used), most)
+    batch = functools.partial(modes.shared_batch, run=plan.run, used=used)
+    fresh = fresh_points(plan, workdir)
+    return _unfinished(plan, workdir) + groups.form(fresh, len(used), most, batch)
 
 
 def _unfinished(plan: Plan, workdir: Path) -> list[groups.Group]:

@@ -49,8 +49,16 @@ class Run(NamedTuple):
     pieces: Any = None
 
 
+def _whole(tree: PyTree) -> PyTree:
+    return tree
+
+
 def evaluate(
-    params: PyTree, model_state: PyTree, split: Data, workload: Workload
+    params: PyTree,
+    model_state: PyTree,
+    split: Data,
+    workload: Workload,
+    spread: Callable[[PyTree], PyTree] = _whole,
 ) -> tuple[dict[str, jax.Array], PyTree]:
     """Mean metrics over a split, every example counted exactly once, and the outputs.
 
@@ -58,19 +66,24 @@ def evaluate(
       params, model_state: the network.
       split: "x" and "y" [batches, size, ...], "weight" [batches, size]; padding has weight 0.
       workload: see `samop.workloads`.
+      spread: divides a batch among devices, see `samop.sharding`.
 
     Returns:
       Means by the workload's weights; outputs [batches, size, ...] where its `score` wants them,
       otherwise ().
     """
 
-    values, counts, outputs = sums(params, model_state, split, workload)
+    values, counts, outputs = sums(params, model_state, split, workload, spread)
     count = jnp.sum(counts)
     return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
 
 
 def sums(
-    params: PyTree, model_state: PyTree, split: Data, workload: Workload
+    params: PyTree,
+    model_state: PyTree,
+    split: Data,
+    workload: Workload,
+    spread: Callable[[PyTree], PyTree] = _whole,
 ) -> tuple[dict[str, jax.Array], jax.Array, PyTree]:
     """Of each batch of a split the weighted sums of its metrics, that of weights, and the outputs.
 
@@ -78,6 +91,7 @@ def sums(
     """
 
     def of_batch(part):
+        part = spread(part)
         batch = workload.batch(part["x"], part["y"], None, None)
         outputs, _ = workload.apply(params, model_state, batch, None, False)
         real = part["weight"] > 0
@@ -92,13 +106,16 @@ def sums(
     return jax.lax.map(of_batch, split)
 
 
-def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
+def make_run(
+    config: Mapping[str, Any], workload: Workload, spread: Callable[[PyTree], PyTree] = _whole
+) -> Run:
     """The functions of one run; see `Run`.
 
     Args:
       config: a validated config. Seed and traced fields are not read from it, so that all runs
         of a group share these functions.
       workload: what `samop.workloads.build(config)` returned.
+      spread: divides a batch among devices, see `samop.sharding`; of examples in memory.
     """
     if workload.world is not None:
         from samop import playing
@@ -135,9 +152,10 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
 
         def inputs(state, index):
+            index = spread(index)
             x = jax.tree.map(lambda a: a[index], data["train"]["x"])
             batch = workload.batch(x, labels[index], augment, index)
-            return batch, jax.random.fold_in(dropout, state.step)
+            return spread(batch), jax.random.fold_in(dropout, state.step)
 
         def body(state, index):
             batch, key = inputs(state, index)
@@ -160,7 +178,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         metrics = {f"train_{name}": jnp.mean(share * value) for name, value in seen.items()}
         params = transforms.eval_params(state.opt_state, state.params)
         for split in ("validation", "test"):
-            means, outputs = evaluate(params, state.model_state, data[split], workload)
+            means, outputs = evaluate(params, state.model_state, data[split], workload, spread)
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
             if workload.score is not None:
                 metrics[f"{split}_{OUTPUTS}"] = outputs

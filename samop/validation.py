@@ -15,6 +15,7 @@ SCHEDULES = ("constant", "step", "cosine", "linear", "rsqrt")
 AUGMENT = ("none", "crop_flip", "resized_crop")
 NORMALIZE = ("unit", "standardize", "none")
 MODES = ("auto", "vmap", "loop")
+SHARE_BATCHES = ("auto", "always", "never")
 BUDGETS = ("epochs", "grad_evals")
 LINEARIZED = ("none", "jvp", "lazy")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -37,6 +38,7 @@ def validate(config: Mapping[str, Any]) -> None:
     """Checks every value that can be checked without data. Raises UserError, one line."""
     _one_of(config, "workload", TASKS)
     _one_of(config, "run.mode", MODES)
+    _one_of(config, "run.share_batches", SHARE_BATCHES)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
     if not isinstance(config["profile"], str):
         raise UserError(f"profile={config['profile']!r} should be of type str: a folder, or ''")

@@ -50,9 +50,12 @@ def grid(base, cells, seeds):
     return rows
 
 
-def prepared(rows, devices=1):
-    """A group of these rows, compiled for the first few simulated devices."""
-    return loop.prepare(groups.make(rows, devices), jax.devices())
+def prepared(rows, devices=1, batch=1):
+    """A group of these rows, compiled for the first few simulated devices.
+
+    `batch`: size of the batches that devices which are left over may share; 1: they do not.
+    """
+    return loop.prepare(groups.make(rows, devices, batch), jax.devices())
 
 
 def first_epochs(ready, epochs=1):
