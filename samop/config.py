@@ -107,7 +107,7 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 "replicates": 0,  # most runs in one program; 0: as many as memory takes
                 "devices": 0,  # 0: all (on a CPU one simulated device per core)
                 # Whether devices that no run has to itself share the batches of one: auto (on a
-                # CPU of convolutional networks alone), always, never.
+                # CPU of large convolutional networks alone), always, never.
                 "share_batches": "auto",
                 "checkpoint_seconds": 60.0,
                 "tensorboard": True,  # written where TensorFlow is installed
