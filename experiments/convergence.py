@@ -1,6 +1,6 @@
 """Linear convergence: how fast the training loss falls under SAM and SGD, against width.
 
-python experiments/convergence.py [--problem=NAME] [--width=W …] [--smoke]
+python experiments/convergence.py [--problem=NAME] [--width W …] [--redraw] [--smoke]
 
 Unnormalised SAM, x ← x − η∇f_i(x + ρ∇f_i(x)), and SGD (ρ = 0) with batches of 20 drawn with
 replacement, float64, six seeds, which draw data, start and batches; SAM and SGD share all three.
@@ -23,7 +23,7 @@ descent is given more steps at small widths (LONGER); `end` says where a seed st
 of its first loss, short of the minimum whose α is wanted. `slope` says which fits are of a line (R²
 ≥ .95 in every seed) and which are an average slope, as log loss curves.
 
---problem and --width run a part; the other rows stay those of the tables that are in --out.
+--problem and --width run a part, --redraw none: the other rows are those that are in --out.
 """
 
 import argparse
@@ -398,14 +398,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--problem", choices=[p.name for p in problems(False)], help="this alone")
     parser.add_argument("--width", type=int, nargs="+", help="these alone")
+    parser.add_argument("--redraw", action="store_true", help="train nothing")
     parser.add_argument("--smoke", action="store_true", help="a tenth of the steps, two seeds")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     found = {"runs": pd.DataFrame(), "curves": pd.DataFrame()}
-    if args.problem or args.width:
+    if args.problem or args.width or args.redraw:
         there = {name: args.out / f"{name}.csv" for name in found}
         found |= {name: pd.read_csv(file) for name, file in there.items() if file.exists()}
-    for problem in problems(args.smoke):
+    for problem in [] if args.redraw else problems(args.smoke):
         if args.problem not in (None, problem.name):
             continue
         for width in problem.widths:
@@ -423,19 +424,20 @@ def main() -> None:
             }
             write(args.out, tables(**found))
     done = tables(**found)
-    write(args.out, {}, convergence(done["curves"], done["summary"]))
+    write(args.out, done, convergence(done["curves"], done["summary"]))
     print(markdown([shown(row) for row in done["summary"].to_dict("records")]))
 
 
 def shown(row: dict[str, Any]) -> dict[str, object]:
     """A row of `summary` as it is read: what matters most."""
     keys = {key: row[key] for key in KEYS if key != "parameters"}
-    faster = gain(row, 4) if row["gain"] == row["gain"] else ""
+    digits = 4 if row["problem"] == "matrix factorisation" else 6
     return keys | {
-        "rate": wording.with_interval(row["fit_rate"], row["fit_rate_half95"], 4),
-        "gain": faster, "alpha": f"{row['alpha']:.3g}",
+        "rate": wording.with_interval(row["fit_rate"], row["fit_rate_half95"], digits),
+        "gain": gain(row, digits), "alpha": f"{row['alpha']:.3g}",
         "kappa": f"{row['kappa_min']:.3g} to {row['kappa_max']:.3g}",
-        "bound": f"{row['bound']:.3g} ({row['bound_holds']} of {row['n']})",
+        "proved": f"{row['bound_holds']} of {row['n']}",
+        "log10 over it": gain(row, 2, "log10_over_bound"),
         "slope": row["slope"], "end": row["end"],
     }  # fmt: skip
 

@@ -166,7 +166,7 @@ def _rates(summary: pd.DataFrame) -> Figure:
     )
     heading = Heading(
         "How fast the training loss falls, and the PL constant along the way, against width",
-        [f"means of {summary['n'].min()} seeds, bars: 95 % t intervals", verdict],
+        [f"means of {summary['n'].min()} seeds, bars: 95 % t intervals", *verdict],
     )  # fmt: skip
     double = pd.concat([summary.assign(part=0), summary.assign(part=1)])
     figure, panels = layout(
@@ -183,18 +183,22 @@ def _rates(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def _verdict(summary: pd.DataFrame) -> str:
-    """What the theorem says of SAM and SGD at the rates that all widths share."""
+def _verdict(summary: pd.DataFrame) -> list[str]:
+    """What the theorem says of SAM and SGD at the rates that all widths share, and at its own."""
     fixed = summary[summary["rates"] == "fixed"]
     sam, small = fixed[fixed["optimizer"] == "SAM"], summary[summary["rates"] == "theorem"]
-    proved = f"{small['bound_holds'].sum():.0f} of {small['n'].sum():.0f}"
-    brown = f" · at those of the brown lines for {proved}" if len(small) else ""
-    return (
+    said = [
         "at the η and ρ of the blue and grey lines the theorem proves a rate for "
-        f"{fixed['bound_holds'].sum():.0f} of {fixed['n'].sum():.0f} runs: κ = βρ√(β/α) of SAM's "
-        f"is {sam['kappa_min'].min():.3g} to {sam['kappa_max'].max():.3g}, where it assumes κ < 1, "
-        f"and η is too large, or f* > 0, where SGD has none{brown}"
-    )
+        f"{fixed['bound_holds'].sum():.0f} of {fixed['n'].sum():.0f} runs: κ = βρ√(β/α) of "
+        f"SAM's is {sam['kappa_min'].min():.3g} to {sam['kappa_max'].max():.3g}, where it assumes "
+        "κ < 1, and η is too large, or f* > 0, where SGD has none"
+    ]
+    if len(small):
+        proved = f"{small['bound_holds'].sum():.0f} of {small['n'].sum():.0f} runs"
+        said.append(f"at those of the brown lines it proves one for {proved}")
+    if (summary["start"] == BOTH).any():
+        said[-1] += " · a width whose starts are the same is drawn under both, counted once"
+    return said
 
 
 def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
