@@ -41,7 +41,7 @@ from common import RESULTS, gain, markdown, write
 from jax.flatten_util import ravel_pytree
 
 import samop
-from samop import ascents, theory, trajectory, wording
+from samop import ascents, theory, trajectory
 from samop.data import load
 from samop.errors import UserError
 from samop.figures.convergence import (
@@ -433,7 +433,7 @@ def shown(row: dict[str, Any]) -> dict[str, object]:
     keys = {key: row[key] for key in KEYS if key != "parameters"}
     digits = 4 if row["problem"] == "matrix factorisation" else 6
     return keys | {
-        "rate": wording.with_interval(row["fit_rate"], row["fit_rate_half95"], digits),
+        "rate": f"{row['fit_rate']:.3g} ± {row['fit_rate_half95']:.2g}",
         "gain": gain(row, digits), "alpha": f"{row['alpha']:.3g}",
         "kappa": f"{row['kappa_min']:.3g} to {row['kappa_max']:.3g}",
         "proved": f"{row['bound_holds']} of {row['n']}",
