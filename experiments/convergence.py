@@ -1,6 +1,6 @@
 """Linear convergence: how fast the training loss falls under SAM and SGD, against width.
 
-python experiments/convergence.py [--out=experiments/results/convergence] [--smoke]
+python experiments/convergence.py [--problem=NAME] [--width W …] [--redraw] [--smoke]
 
 Unnormalised SAM, x ← x − η∇f_i(x + ρ∇f_i(x)), and SGD (ρ = 0) with batches of 20 drawn with
 replacement, float64, six seeds, which draw data, start and batches; SAM and SGD share all three.
@@ -9,6 +9,8 @@ replacement, float64, six seeds, which draw data, start and batches; SAM and SGD
   ‖W₂W₁x − Ax‖², without ½, A_ij ~ N(0, 1/10), inner width 5 … 64; η = ρ = .02. Below 10 no product
   W₂W₁ can be A: there f* > 0, known from the singular values. Start: "fan-in", variance 1/fan-in,
   by which W₁ᵀW₁ grows with width; "fixed scale", variance 1/width for both, by which it does not.
+  At width 10 these are the same start, trained once, "both": tables of runs count it once, figures
+  and exponents show it under either.
 - Parity of 100 of scikit-learn's digits: tanh 64-w-1, ½(f − y)², y = ±1, η = .04, ρ = .02, fan-in.
 
 The rate is fitted to log loss over the later half of the way to 1e-12 of the first loss (or to the
@@ -16,7 +18,12 @@ end). Along that way, α is the least ‖∇f‖²/(2f) of all records; β (of b
 largest |eigenvalue| (12 steps of Lanczos) of Hessians at five of them. All three err to the side of
 a better bound, so where the theorem's assumption fails by them, it fails. Where f* = 0 the
 factorisation is trained once more with half the η* and half the largest ρ that the constants of
-SAM's first run allow ("theorem" in the column `rates`): there the bound can be compared.
+SAM's first run allow ("theorem" in the column `rates`): there the bound can be compared. So slow a
+descent is given more steps at small widths (LONGER); `end` says where a seed still ends above .01
+of its first loss, short of the minimum whose α is wanted. `slope` says which fits are of a line (R²
+≥ .95 in every seed) and which are an average slope, as log loss curves.
+
+--problem and --width run a part, --redraw none: the other rows are those that are in --out.
 """
 
 import argparse
@@ -30,29 +37,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
+from common import RESULTS, gain, markdown, write
 from jax.flatten_util import ravel_pytree
 
 import samop
 from samop import ascents, theory, trajectory
 from samop.data import load
 from samop.errors import UserError
-from samop.figures.convergence import convergence
-from samop.figures.layout import save
+from samop.figures.convergence import (
+    AVERAGE,
+    BOTH,
+    FAR,
+    LINE,
+    NEAR,
+    NO_MINIMUM,
+    by_start,
+    convergence,
+)
 from samop.hessian import lanczos
 from samop.models.mlp import MLP
 from samop.statistics import estimate
 
-OUT = Path(__file__).parent / "results" / "convergence"
+OUT = RESULTS / "convergence"
 N, IMAGES, BATCH, DIM = 200, 100, 20, 10
 POINTS, BATCHES, LANCZOS = 5, 5, 12
 KEYS = ["problem", "start", "width", "parameters", "optimizer", "rates"]
 INTERPOLATED = 1e-3  # of the first loss: a network that does not get there is not said to
+CLOSE = 1e-2  # of the first loss: what ends above it is not called near its minimum
+STRAIGHT = 0.95  # R² of what may be called a line
+LONGER = {10: 250, 16: 20}  # width: how many times the steps, and the steps between records
 
 
 class Problem(NamedTuple):
     """What is trained.
 
     Attributes:
+      starts: by name; where the width makes them one, `starts_of` says so.
+      longer: width → how many times the steps for the theorem's rates; 1 where it is not named.
       draw: seed → arrays [n, …].
       init: width, start, key → parameters.
       loss: of parameters and a batch of the arrays.
@@ -66,6 +87,7 @@ class Problem(NamedTuple):
     every: int
     eta: float
     rho: float
+    longer: dict[int, int]
     draw: Callable[[int], Any]
     init: Callable[[int, str, jax.Array], Any]
     loss: Callable[[Any, Any], jax.Array]
@@ -125,16 +147,28 @@ def problems(smoke: bool) -> list[Problem]:
     fewer = 10 if smoke else 1
     return [
         Problem(
-            "matrix factorisation", (5, 16) if smoke else (5, 8, 10, 16, 32, 64),
-            ("fan-in", "fixed scale"), 4000 // fewer, 5, 0.02, 0.02,
+            "matrix factorisation", (5, 10) if smoke else (5, 8, 10, 16, 32, 64),
+            ("fan-in", "fixed scale"), 4000 // fewer, 5, 0.02, 0.02, {} if smoke else LONGER,
             draw_matrix, init_matrix, matrix_loss, rank_floor,
         ),
         Problem(
             "digits parity", (16,) if smoke else (1, 4, 16, 64),
-            ("fan-in",), 24_000 // fewer, 100 // fewer, 0.04, 0.02,
+            ("fan-in",), 24_000 // fewer, 100 // fewer, 0.04, 0.02, {},
             draw_digits, init_network, network_loss, seen_floor,
         ),
     ]  # fmt: skip
+
+
+def starts_of(problem: Problem, width: int) -> tuple[str, ...]:
+    """The starts that differ: variance 1/fan-in of both factors is 1/width where width = DIM."""
+    same = len(problem.starts) > 1 and width == DIM
+    return (BOTH,) if same else problem.starts
+
+
+def patient(problem: Problem, width: int) -> Problem:
+    """The problem with the steps that the theorem's rates get; as many records."""
+    times = problem.longer.get(width, 1)
+    return problem._replace(steps=times * problem.steps, every=times * problem.every)
 
 
 def descend(problem: Problem, unravel: Callable) -> Callable:
@@ -193,14 +227,21 @@ def at_start(problem: Problem, width: int, start: str, seed: int) -> Any:
     return jax.tree.map(lambda a: a.astype(jnp.float64), params)  # Flax makes float32
 
 
-def programs(problem: Problem, width: int) -> tuple[Callable, Callable]:
+def programs(problem: Problem, width: int) -> tuple[dict[str, Callable], Callable]:
     """What `measure` runs, compiled once for all starts of a width."""
     unravel = ravel_pytree(at_start(problem, width, problem.starts[0], 0))[1]
-    return descend(problem, unravel), curvature(problem, unravel)
+    fixed, slow = descend(problem, unravel), patient(problem, width)
+    theorem = descend(slow, unravel) if slow != problem else fixed
+    return {"fixed": fixed, "theorem": theorem}, curvature(problem, unravel)
 
 
 def measure(
-    problem: Problem, width: int, start: str, seeds: int, run: Callable, curve: Callable
+    problem: Problem,
+    width: int,
+    start: str,
+    seeds: int,
+    run: dict[str, Callable],
+    curve: Callable,
 ) -> tuple[list, list]:
     """Trains SAM and SGD from the same starts: a row a run, and a row a record that is kept."""
     data = [problem.draw(seed) for seed in range(seeds)]
@@ -208,12 +249,13 @@ def measure(
     inits = [at_start(problem, width, start, seed) for seed in range(seeds)]
     flat = jnp.stack([ravel_pytree(params)[0] for params in inits])
     keys = jax.vmap(lambda s: jax.random.fold_in(jax.random.key(7), s))(jnp.arange(seeds))
-    steps = np.arange(0, problem.steps + 1, problem.every)
     rows, curves = [], []
     plan = [("SGD", "fixed", problem.eta, 0.0), ("SAM", "fixed", problem.eta, problem.rho)]
     for name, rates, eta, rho in plan:
+        timed = patient(problem, width) if rates == "theorem" else problem
+        steps = np.arange(0, timed.steps + 1, timed.every)
         etas, rhos = np.broadcast_to(eta, seeds), np.broadcast_to(rho, seeds)
-        seen = jax.tree.map(np.asarray, run(flat, stacked, keys, etas, rhos))
+        seen = jax.tree.map(np.asarray, run[rates](flat, stacked, keys, etas, rhos))
         kept = [theory.window(steps, seen["loss"][s]) for s in range(seeds)]
         places = np.stack([np.linspace(0, k[-1], POINTS).round().astype(int) for k in kept])
         points = np.take_along_axis(seen["x"], places[..., None], axis=1)
@@ -281,7 +323,9 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         for name in ("fit_rate", "alpha", "beta", "lam", "kappa", "window_kappa", "eta", "rho"):
             found = estimate(group[name].to_numpy())
             row |= {name: found.mean, f"{name}_half95": found.half}
+        row |= {"kappa_min": group["kappa"].min(), "kappa_max": group["kappa"].max()}
         row |= {"fit_r2_min": group["fit_r2"].min(), "f_star": group["f_star"].mean()}
+        row |= {"last_share_max": group["last_share"].max()} | marks(group)
         for where in ("", "window_"):
             holds = group[f"{where}bound"].notna()
             row[f"{where}bound_holds"] = int(holds.sum())
@@ -299,10 +343,21 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def marks(group: pd.DataFrame) -> dict[str, str]:
+    """What the worst seed of a setting allows its fit and its end to be called."""
+    straight = (group["fit_r2"] >= STRAIGHT).all()
+    near = NEAR if (group["last_share"] <= CLOSE).all() else FAR
+    return {
+        "slope": LINE if straight else AVERAGE,
+        "end": NO_MINIMUM if (group["f_star"] > 0).any() else near,
+    }
+
+
 def trends(runs: pd.DataFrame) -> pd.DataFrame:
     """Per seed, the exponent q of rate ∝ width^q and PL ∝ width^q, over widths that interpolate."""
     rows = []
-    for key, group in runs.groupby(["problem", "start", "optimizer", "rates"], sort=False):
+    arms = by_start(runs).groupby(["problem", "start", "optimizer", "rates"], sort=False)
+    for key, group in arms:
         fits = group.groupby("width")["f_star"].max() == 0
         group = group[group["width"].isin(fits[fits].index)]
         for of in ("fit_rate", "alpha"):
@@ -317,43 +372,74 @@ def trends(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def merged(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """New rows in place of the old ones of their problem and width; ascending widths."""
+    rows = new
+    if len(old):
+        again = set(zip(new["problem"], new["width"]))
+        stays = [pair not in again for pair in zip(old["problem"], old["width"])]
+        rows = pd.concat([old[stays], new], ignore_index=True)
+    names = [problem.name for problem in problems(False)]
+    order = rows["problem"].map(names.index)
+    return rows.assign(order=order).sort_values(
+        ["order", "width"], kind="stable", ignore_index=True
+    ).drop(columns="order")  # fmt: skip
+
+
+def tables(runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """A row a run and a row a record, and what they come to."""
+    runs = runs.assign(last_share=runs["last_loss"] / runs["first_loss"])
+    return {"runs": runs, "curves": curves, "summary": summary(runs), "trends": trends(runs)}
+
+
 def main() -> None:
     """Trains, fits, writes the tables and the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--problem", choices=[p.name for p in problems(False)], help="this alone")
+    parser.add_argument("--width", type=int, nargs="+", help="these alone")
+    parser.add_argument("--redraw", action="store_true", help="train nothing")
     parser.add_argument("--smoke", action="store_true", help="a tenth of the steps, two seeds")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    rows, curves = [], []
-    for problem in problems(args.smoke):
+    found = {"runs": pd.DataFrame(), "curves": pd.DataFrame()}
+    if args.problem or args.width or args.redraw:
+        there = {name: args.out / f"{name}.csv" for name in found}
+        found |= {name: pd.read_csv(file) for name, file in there.items() if file.exists()}
+    for problem in [] if args.redraw else problems(args.smoke):
         if args.problem not in (None, problem.name):
             continue
         for width in problem.widths:
+            if args.width and width not in args.width:
+                continue
             compiled = programs(problem, width)
-            for start in problem.starts:
+            rows, curves = [], []
+            for start in starts_of(problem, width):
                 more = measure(problem, width, start, 2 if args.smoke else 6, *compiled)
                 rows, curves = rows + more[0], curves + more[1]
                 print(f"{problem.name}, {start}, width {width}", flush=True)
-            tables = write(args.out, pd.DataFrame(rows), pd.DataFrame(curves))
-    draw(args.out, tables)
+            found = {
+                "runs": merged(found["runs"], pd.DataFrame(rows)),
+                "curves": merged(found["curves"], pd.DataFrame(curves)),
+            }
+            write(args.out, tables(**found))
+    done = tables(**found)
+    write(args.out, done, convergence(done["curves"], done["summary"]))
+    print(markdown([shown(row) for row in done["summary"].to_dict("records")]))
 
 
-def write(out: Path, runs: pd.DataFrame, curves: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The tables, as far as they go: a row a run and a row a record, and what they come to."""
-    tables = {"runs": runs, "curves": curves, "summary": summary(runs), "trends": trends(runs)}
-    out.mkdir(parents=True, exist_ok=True)
-    for name, table in tables.items():
-        table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    return tables
-
-
-def draw(out: Path, tables: dict[str, pd.DataFrame]) -> None:
-    """The figures of the tables, and the numbers that matter most on the terminal."""
-    for name, figure in convergence(tables["curves"], tables["summary"]).items():
-        print(f"wrote {save(figure, out / name)[0]}")
-    shown = ["fit_rate", "fit_rate_half95", "gain", "gain_half95", "alpha", "kappa", "bound"]
-    print(tables["summary"][[*KEYS, *shown]].to_string(index=False))
+def shown(row: dict[str, Any]) -> dict[str, object]:
+    """A row of `summary` as it is read: what matters most."""
+    keys = {key: row[key] for key in KEYS if key != "parameters"}
+    digits = 4 if row["problem"] == "matrix factorisation" else 6
+    return keys | {
+        "rate": f"{row['fit_rate']:.3g} ± {row['fit_rate_half95']:.2g}",
+        "gain": gain(row, digits), "alpha": f"{row['alpha']:.3g}",
+        "kappa": f"{row['kappa_min']:.3g} to {row['kappa_max']:.3g}",
+        "proved": f"{row['bound_holds']} of {row['n']}",
+        "log10 over it": gain(row, 2, "log10_over_bound"),
+        "slope": row["slope"], "end": row["end"],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

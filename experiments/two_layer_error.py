@@ -6,14 +6,16 @@ python -m samop.main --config=configs/two_layer_error.py:examples=64000,epochs=1
 python experiments/two_layer_error.py --workdir=runs/two_layer_error \
     --workdir=runs/two_layer_error_64k
 
-Each --workdir is a sweep with a number of examples of its own; a single one will do. Fits ε ∝ M^−p
+Each --workdir is a sweep with a number of examples of its own; a single one will do, and without
+any the losses are read from the errors.csv of --out. Fits ε ∝ M^−p
 to the loss ½(f − y)² of the last epoch, per seed, then takes the mean over seeds with a 95 % t
 interval; differences between optimisers are paired by seed. The paper (arXiv 2311.17539) says that
 under SAM M ∝ 1/ε, which is p = 1.
 
-Widths: "below the floor", those up to the first at which, for any optimiser, the mean test loss is
-above 1.25 × the mean training loss: beyond it examples, not width, limit the error; and "all". The
-training loss, whose exponent few examples flatter rather than hide, is fitted beside the test's.
+Widths: "below the floor", those up to the first at which, for any optimiser, the mean validation
+loss is above 1.25 × the mean training loss: beyond it examples, not width, limit the error; and
+"all". The test loss has no say in where it is fitted. The training loss, whose exponent few
+examples flatter rather than hide, is fitted beside the test's.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from common import RESULTS, gain, markdown, write
 
 from samop import results, theory, wording
 from samop.errors import UserError
-from samop.figures.layout import save
 from samop.figures.powerlaw import power_laws
 from samop.statistics import estimate
 
-OUT = Path(__file__).parent / "results" / "two_layer_error"
+OUT = RESULTS / "two_layer_error"
 MOST = 1.25
 EXAMPLES = {"relu_teacher": 8000, "relu_teacher_64k": 64_000}
 PARTS = ("test", "train")
@@ -56,11 +58,11 @@ def errors(workdirs: list[Path]) -> pd.DataFrame:
 
 def usable(table: pd.DataFrame) -> list[int]:
     """The widths below the floor of one number of examples, the same for all its optimisers."""
-    means = table.groupby(["rho", "width"])[["train", "test"]].mean()
+    means = table.groupby(["rho", "width"])[["train", "validation"]].mean()
     widths = np.sort(table["width"].unique())
     kept = np.ones(len(widths), bool)
     for _, rows in means.groupby("rho"):
-        kept &= theory.below_floor(rows["train"], rows["test"], MOST)
+        kept &= theory.below_floor(rows["train"], rows["validation"], MOST)
     return [int(width) for width in widths[kept]]
 
 
@@ -90,16 +92,14 @@ def _fitted(group: pd.DataFrame, part: str, where: dict[str, Any]) -> list[dict[
         }
         powers[rho] = pd.Series({seed: fit.exponent for seed, fit in each.items()})
         mean = theory.fit_power_law(wide.columns, np.exp(np.log(wide).mean()))
-        own, gain = (
-            estimate(powers[rho].to_numpy()),
-            estimate((powers[rho] - powers[0.0]).to_numpy()),
-        )
+        own = estimate(powers[rho].to_numpy())
+        paired = estimate((powers[rho] - powers[0.0]).to_numpy())
         row = where | {"optimizer": optimizer, "rho": rho, "n": own.n}
         row |= {"exponent": own.mean, "exponent_half95": own.half}
         # Of the geometric means, as if the widths scattered about a line: curvature shows here.
         row |= {"line_half95": mean.half, "r2": mean.r2, "constant": mean.constant}
         if rho:
-            row |= {"minus_base": gain.mean, "minus_base_half95": gain.half, "p": gain.p}
+            row |= {"minus_base": paired.mean, "minus_base_half95": paired.half, "p": paired.p}
         rows.append(row)
     return rows
 
@@ -107,32 +107,28 @@ def _fitted(group: pd.DataFrame, part: str, where: dict[str, Any]) -> list[dict[
 def main() -> None:
     """Reads the sweeps, prints the exponents, writes tables and figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, action="append", required=True)
+    parser.add_argument("--workdir", type=Path, action="append")
     parser.add_argument("--out", type=Path, default=OUT)
     args = parser.parse_args()
     try:
-        table = errors(args.workdir)
+        table = errors(args.workdir) if args.workdir else pd.read_csv(args.out / "errors.csv")
         found = exponents(table)
         figure = power_laws(table, found)
-    except UserError as error:
+    except (UserError, FileNotFoundError) as error:
         sys.exit(f"two_layer_error: {error}")
-    args.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out / "errors.csv", index=False, float_format="%.6g")
-    found.to_csv(args.out / "exponents.csv", index=False, float_format="%.6g")
-    for row in found.to_dict("records"):
-        gain = ""
-        if row["rho"]:
-            change = wording.with_interval(
-                row["minus_base"], row["minus_base_half95"], 3, sign=True
-            )
-            gain = f"; minus that of the base {change} (p = {wording.p_text(row['p'])})"
-        power = wording.with_interval(row["exponent"], row["exponent_half95"], 3)
-        widths = f"{row['first']}–{row['last']} ({row['widths']})"
-        print(
-            f"{row['examples']:>6} examples, {row['of']:5} loss, widths {widths}, "
-            f"{row['optimizer']}: p = {power}, n = {row['n']}{gain}"
-        )
-    print(f"wrote {save(figure, args.out / 'exponents')[0]}")
+    write(args.out, {"errors": table, "exponents": found}, {"exponents": figure})
+    print(markdown([shown(row) for row in found.to_dict("records")]))
+
+
+def shown(row: dict[str, Any]) -> dict[str, object]:
+    """A row of `exponents` as it is read."""
+    return {
+        "examples": row["examples"], "loss": row["of"], "n": row["n"],
+        "widths": f"{row['first']}–{row['last']} ({row['widths']})",
+        "optimizer": row["optimizer"],
+        "exponent": wording.with_interval(row["exponent"], row["exponent_half95"], 3),
+        "minus that of the base": gain(row, 3, "minus_base"), "p": wording.p_text(row["p"]),
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def convergence_tables():
         key = {"problem": "matrix factorisation", "start": "fan-in", "width": width}
         key |= {"parameters": 20 * width, "optimizer": name, "rates": rates}
         row = {"n": 3, "fit_rate": rate, "fit_rate_half95": rate / 10, "alpha": 0.1 * width}
-        row |= {"alpha_half95": 0.01, "f_star": float(stalls), "kappa": 2.0 + width}
+        row |= {"alpha_half95": 0.01, "f_star": float(stalls)}
+        row |= {"kappa_min": width, "kappa_max": 2.0 + width, "slope": "line"}
+        row["end"] = "f* > 0" if stalls else "near its minimum"
         row["bound_holds"] = 3 if rates == "theorem" else 0
         rows.append(key | row | {"bound": rate / 2 if rates == "theorem" else np.nan})
         for step in (0, 500, 1000):
@@ -46,7 +48,59 @@ def test_rates_stand_at_their_widths_and_stalls_at_the_edge():
     assert "▼ stalls" not in [text.get_text() for text in constants.texts]
     assert "3 seeds" in figure.texts[1].get_text()
     said = figure.texts[1].get_text().replace("\n", " ")
-    assert "a rate for 0 of 18 runs: κ = βρ√(β/α) of SAM is 7 to 22" in said
+    assert "a rate for 0 of 18 runs: κ = βρ√(β/α) of SAM's is 5 to 22" in said
+    assert said.endswith("of the brown lines it proves one for 9 of 9 runs")
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert not any(text.startswith(("hollow", "crossed")) for text in legend)
+
+
+def test_a_start_that_two_arms_share_is_drawn_twice_and_counted_once():
+    curves, summary = (
+        pd.concat(
+            [
+                table[table["width"] != 10],
+                table[table["width"] == 10].assign(start="both"),
+                table[table["width"] != 10].assign(start="fixed scale"),
+            ]
+        )
+        for table in convergence_tables()
+    )
+    drawn = figures.convergence(curves, summary)
+    axes = drawn["rates"].axes
+    assert len(axes) == 4
+    assert len(drawn["loss"].axes) == 2
+    for panel in axes[:2]:
+        sam = next(c for c in panel.containers if c.get_label() == "SAM")
+        np.testing.assert_allclose(sam[0].get_ydata(), [0.01, 0.02])
+    for panel in drawn["loss"].axes:
+        assert {text.get_text() for text in panel.texts} == {str(width) for width in WIDTHS}
+    said = drawn["rates"].texts[1].get_text().replace("\n", " ")
+    assert "a rate for 0 of 30 runs" in said
+    assert "one for 15 of 15 runs" in said
+    assert said.endswith("counted once")
+
+
+def test_average_slopes_are_hollow_and_ends_far_from_a_minimum_crossed():
+    curves, summary = convergence_tables()
+    wide = summary["width"] == 20
+    summary.loc[wide & (summary["optimizer"] == "SGD"), "slope"] = "average slope"
+    summary.loc[summary["width"] == 5, "slope"] = "average slope"  # a stall is marked as such
+    theorem = (summary["width"] == 10) & (summary["rates"] == "theorem")
+    summary.loc[theorem, "end"] = "not near its minimum"
+    figure = figures.convergence(curves, summary)["rates"]
+    rates, constants = figure.axes
+    hollow, none = (
+        [line for line in axes.get_lines() if line.get_markerfacecolor() == "white"]
+        for axes in (rates, constants)
+    )
+    assert len(hollow) == 1
+    assert not none, "a constant is no slope"
+    np.testing.assert_allclose(hollow[0].get_xydata(), [[20 * 0.985, 0.02]])
+    for axes, height in ((rates, 0.001), (constants, 1.0)):
+        (cross,) = (line for line in axes.get_lines() if line.get_marker() == "x")
+        np.testing.assert_allclose(cross.get_xydata(), [[10, height]])
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert sum(text.startswith(("hollow", "crossed")) for text in legend) == 2
 
 
 def test_losses_have_a_line_a_width_and_optimiser():

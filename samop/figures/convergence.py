@@ -33,6 +33,20 @@ BOUND: dict[str, Any] = {
 # Where one of the widths is much slower than the others, steps are drawn to here.
 LIMITS = {"matrix factorisation": 1500}
 UNDER = "0.955"  # behind widths that do not interpolate
+BOTH = "both"  # the name of a start that all of a problem's starts come to at some width
+LINE, AVERAGE = "line", "average slope"  # what a rate is the slope of
+NEAR, FAR, NO_MINIMUM = "near its minimum", "not near its minimum", "f* > 0"  # where runs end
+HOLLOW: dict[str, Any] = {
+    "color": INK,
+    "marker": "o",
+    "mfc": "white",
+    "ls": "none",
+    "label": "hollow: an average slope, log loss is no line (R² < .95)",
+}
+CROSS: dict[str, Any] = {
+    "color": INK, "marker": "x", "ls": "none",
+    "label": "crossed: a seed ended above .01 of its first loss, not near its minimum",
+}  # fmt: skip
 
 
 def convergence(curves: pd.DataFrame, summary: pd.DataFrame) -> Mapping[str, Figure]:
@@ -51,6 +65,23 @@ def convergence(curves: pd.DataFrame, summary: pd.DataFrame) -> Mapping[str, Fig
         return {"loss": _losses(curves, summary), "rates": _rates(summary)}
 
 
+def by_start(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose rows of the start `BOTH` stand under each other start of their problem.
+
+    To show an arm whole; what is counted is counted before, as such runs are one run each.
+
+    >>> table = pd.DataFrame({"problem": "p", "start": ["a", "both", "b"], "width": [1, 2, 3]})
+    >>> by_start(table)[["start", "width"]].values.tolist()
+    [['a', 1], ['a', 2], ['b', 2], ['b', 3]]
+    """
+    parts = []
+    for _, rows in table.groupby("problem", sort=False):
+        starts = [start for start in rows["start"].unique() if start != BOTH] or [BOTH]
+        for start in starts:
+            parts.append(rows[rows["start"].isin([start, BOTH])].assign(start=start))
+    return pd.concat(parts, ignore_index=True)
+
+
 def _settings(table: pd.DataFrame) -> list[tuple[str, str]]:
     return list(table[["problem", "start"]].drop_duplicates().itertuples(index=False, name=None))
 
@@ -61,7 +92,7 @@ def _name(problem: str, start: str, table: pd.DataFrame) -> str:
 
 
 def _losses(curves: pd.DataFrame, summary: pd.DataFrame) -> Figure:
-    curves = curves[curves["rates"] == "fixed"]
+    curves = by_start(curves[curves["rates"] == "fixed"])
     settings = _settings(curves)
     handles: list[Any] = [
         Line2D([], [], color=INK, lw=1.8, label="SAM"),
@@ -119,18 +150,23 @@ def _curves(panel: Panel) -> None:
 
 
 def _rates(summary: pd.DataFrame) -> Figure:
+    verdict, summary = _verdict(summary), by_start(summary)
     settings = _settings(summary)
     kinds = [look for look in LOOKS if (summary[SERIES].apply(tuple, axis=1) == look).any()]
     looks = [LOOKS[kind] for kind in kinds]
     if summary["bound"].notna().any():
         looks.append(BOUND)
+    if ((summary["end"] != NO_MINIMUM) & (summary["slope"] == AVERAGE)).any():
+        looks.append(HOLLOW)
+    if (summary["end"] == FAR).any():
+        looks.append(CROSS)
     handles = [Line2D([], [], lw=1.8, ms=5, **look) for look in looks]
     handles.append(
         Line2D([], [], color=UNDER, lw=7, label="widths that did not come to interpolate")
     )
     heading = Heading(
         "How fast the training loss falls, and the PL constant along the way, against width",
-        [f"means of {summary['n'].min()} seeds, bars: 95 % t intervals", _verdict(summary)],
+        [f"means of {summary['n'].min()} seeds, bars: 95 % t intervals", *verdict],
     )  # fmt: skip
     double = pd.concat([summary.assign(part=0), summary.assign(part=1)])
     figure, panels = layout(
@@ -147,16 +183,22 @@ def _rates(summary: pd.DataFrame) -> Figure:
     return figure
 
 
-def _verdict(summary: pd.DataFrame) -> str:
-    """What the theorem says of SAM and SGD at the rates that all widths share."""
+def _verdict(summary: pd.DataFrame) -> list[str]:
+    """What the theorem says of SAM and SGD at the rates that all widths share, and at its own."""
     fixed = summary[summary["rates"] == "fixed"]
-    kappa = fixed.loc[fixed["optimizer"] == "SAM", "kappa"]
-    return (
+    sam, small = fixed[fixed["optimizer"] == "SAM"], summary[summary["rates"] == "theorem"]
+    said = [
         "at the η and ρ of the blue and grey lines the theorem proves a rate for "
-        f"{fixed['bound_holds'].sum():.0f} of {fixed['n'].sum():.0f} runs: κ = βρ√(β/α) of SAM is "
-        f"{kappa.min():.2g} to {kappa.max():.2g}, where it assumes κ < 1, and η is too large, or "
-        "f* > 0, where SGD has none"
-    )
+        f"{fixed['bound_holds'].sum():.0f} of {fixed['n'].sum():.0f} runs: κ = βρ√(β/α) of "
+        f"SAM's is {sam['kappa_min'].min():.3g} to {sam['kappa_max'].max():.3g}, where it assumes "
+        "κ < 1, and η is too large, or f* > 0, where SGD has none"
+    ]
+    if len(small):
+        proved = f"{small['bound_holds'].sum():.0f} of {small['n'].sum():.0f} runs"
+        said.append(f"at those of the brown lines it proves one for {proved}")
+    if (summary["start"] == BOTH).any():
+        said[-1] += " · a width whose starts are the same is drawn under both, counted once"
+    return said
 
 
 def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
@@ -182,6 +224,18 @@ def _against_width(panel: Panel, kinds: list[tuple[str, str]]) -> None:
             x[shown] * shift, y[shown], yerr=(down[shown], half[shown]), lw=1.6, ms=4.5,
             elinewidth=1.2, **look,
         )  # fmt: skip
+        ends = series["end"].to_numpy()
+        hollow = shown & (ends != NO_MINIMUM) & (series["slope"].to_numpy() == AVERAGE)
+        if column == "fit_rate" and hollow.any():
+            axes.plot(
+                x[hollow] * shift, y[hollow], ls="none", marker=look["marker"], ms=5,
+                mfc="white", mec=look["color"], mew=1.4, zorder=4,
+            )  # fmt: skip
+        far = shown & (ends == FAR)
+        if far.any():
+            axes.plot(
+                x[far] * shift, y[far], ls="none", marker="x", ms=9, mew=1.4, color=INK, zorder=5
+            )
         stalled |= not shown.all()
         for place in x[~shown]:  # a rate of no size has no place on a logarithmic axis
             axes.plot(place * shift, floor, marker="v", color=look["color"], ms=5, clip_on=False)

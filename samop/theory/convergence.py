@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from samop.errors import UserError
+from samop.theory.lines import fit_line
 
 SMOOTH = "f_i ≥ 0 are β-smooth, f = E f_i is λ-smooth"
-INTERPOLATES = "interpolation: min f = 0"
+INTERPOLATION = "interpolation: min f = 0"
 PL = "‖∇f‖² ≥ 2αf"
 SMALL_KAPPA = "κ = βρ√(β/α) < 1"
 FLOOR = 1e-12  # of the first loss: below it rounding in float64 can be what is seen
@@ -134,7 +134,7 @@ def _constants(alpha: float, lam: float, rho: float, f_star: float) -> None:
     if not (math.isfinite(rho) and rho >= 0):
         raise UserError(f"rho={rho} should be a finite number ≥ 0")
     if not f_star == 0:
-        raise UserError(f"the theorem assumes {INTERPOLATES}; f_star={f_star:g}")
+        raise UserError(f"the theorem assumes {INTERPOLATION}; f_star={f_star:g}")
 
 
 def _at(eta: float | None, linear: float, curve: float, k: float) -> Rate:
@@ -218,16 +218,12 @@ def fit_rate(
     n = len(t)
     if n < LEAST:
         raise UserError(f"{n} points in the window of the fit, at least {LEAST}: record more often")
-    x, level = t - t.mean(), y - y.mean()
-    slope = float(x @ level / (x @ x))
-    left = float(np.sum((level - slope * x) ** 2))
-    residual = math.sqrt(left / (n - 2))
-    total = float(level @ level)
+    line = fit_line(t, y)
     return Fit(
-        rate=-slope,
-        half=float(stats.t.ppf(0.975, n - 2)) * residual / math.sqrt(float(x @ x)),
-        r2=1 - left / total if total > 0 else math.nan,
-        residual=residual,
+        rate=-line.slope,
+        half=line.half,
+        r2=line.r2,
+        residual=line.residual,
         first=int(t[0]),
         last=int(t[-1]),
         n=n,

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from samop.errors import UserError
+from samop.theory.lines import fit_line
 
 LEAST = 3  # widths of a fit
 
@@ -62,31 +62,24 @@ def fit_power_law(
             raise UserError(f"{name} should be finite and positive, got {values[bad][0]}")
     if len(np.unique(m)) < LEAST:
         raise UserError(f"{len(np.unique(m))} widths, at least {LEAST}: two make any exponent")
-    x, y = np.log(m), np.log(e)
-    x, level = x - x.mean(), y - y.mean()
-    slope = float(x @ level / (x @ x))
-    left, total = float(np.sum((level - slope * x) ** 2)), float(level @ level)
-    error = math.sqrt(left / (len(m) - 2) / float(x @ x))
+    line = fit_line(np.log(m), np.log(e))
     return PowerLaw(
-        exponent=-slope,
-        half=float(stats.t.ppf(0.975, len(m) - 2)) * error,
-        constant=math.exp(float(y.mean() - slope * np.log(m).mean())),
-        r2=1 - left / total if total > 0 else math.nan,
-        n=len(m),
+        exponent=-line.slope, half=line.half, constant=math.exp(line.level), r2=line.r2, n=len(m)
     )
 
 
 def below_floor(
-    train: Sequence[float] | np.ndarray, test: Sequence[float] | np.ndarray, most: float
+    train: Sequence[float] | np.ndarray, held_out: Sequence[float] | np.ndarray, most: float
 ) -> np.ndarray:
-    """The widths whose test error is not yet that of few examples: test ≤ most × train, bool [n].
+    """The widths whose error is not yet that of few examples: held_out ≤ most × train, bool [n].
 
     Up to there width limits the error; beyond, the number of examples does, and the error no
     longer falls as the network grows. It ends at the first width that breaks the rule.
 
     Args:
-      train, test: mean errors, of ascending widths.
+      train, held_out: mean errors, of ascending widths. Where the test error is to be fitted,
+        held_out is the validation error: the test may not choose its own widths.
       most: the largest ratio.
     """
-    kept = np.asarray(test, float) <= most * np.asarray(train, float)
+    kept = np.asarray(held_out, float) <= most * np.asarray(train, float)
     return np.logical_and.accumulate(kept)
