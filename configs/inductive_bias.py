@@ -4,7 +4,7 @@ python -m samop.main --config=configs/inductive_bias.py
 python experiments/regularization.py
 
 Fashion-MNIST, 1,000 training images, patches of 7 × 7, two layers of size 8, 16, 32; random crops
-and flips or none; decay 0 and .1 (AdamW's, decoupled); AdamW and SAM at two ρ, three seeds. Our
+and flips or none; decay 0 and .1 (AdamW's, decoupled); AdamW and SAM at four ρ, three seeds. Our
 setting; the paper (arXiv 2311.17539) names ViT and MLP on CIFAR-10 as networks whose gain vanishes.
 Arguments after the colon: smoke; seeds=3; epochs=30; width=32 (several joined by +).
 """
@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.size = configs.parse_sizes(args.width)
     config.sweep.augment = ("none", "crop_flip")
     config.sweep.weight_decay = (0.0, 0.1)
-    config.sweep.rho = (0.03, 0.1)
+    config.sweep.rho = (0.003, 0.01, 0.03, 0.1)
     config.sweep.seeds = args.seeds
     if args.smoke:
         config.experiment = "inductive_bias_smoke"

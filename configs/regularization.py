@@ -4,7 +4,7 @@ python -m samop.main --config=configs/regularization.py
 python experiments/regularization.py
 
 MLP of two hidden layers of 16, 48, 144, with and without BatchNorm; decay 0, 5e-4, 5e-3; clean
-labels and 40 % flipped; SGD and SAM at four ρ, chosen for each cell, twelve seeds. Best and last
+labels and 40 % flipped; SGD and SAM at six ρ, chosen for each cell, twelve seeds. Best and last
 epoch are both recorded: the former is early stopping. With BatchNorm the weights' norm may grow
 without decay, so that a fixed ρ shrinks beside it: it is recorded. The paper's caveat (arXiv
 2311.17539) is about ResNet-18 on CIFAR-10: cifar_width.py with --config.optimizer.weight_decay=0.
@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sweep.hidden = configs.parse_widths(args.width) if args.width else WIDTHS
     config.sweep.norm = ("none", "batch")
     config.sweep.weight_decay = (0.0, 5e-4, 5e-3)
-    config.sweep.rho = (0.05, 0.1, 0.2, 0.5)
+    config.sweep.rho = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
     config.sweep.label_noise = (0.0, 0.4)
     config.sweep.seeds = args.seeds
     if args.smoke:

@@ -48,7 +48,8 @@ def main() -> None:
                     & (gains["label_noise"] == rate)
                     & (gains["epoch"] == epoch)
                 ]
-                panels[f"{name}, {rate_label(rate)}, {when}"] = by_decay(here)
+                labels = rate_label(rate).replace(" of labels", "")
+                panels[f"{name}, {labels}, {when}"] = by_decay(here)
     seeds = wording.span(gains["n"])
     data = f"{runs['dataset'].iloc[0]}, MLP of two hidden layers · n = {seeds} seeds"
     drawn = {
@@ -61,17 +62,16 @@ def main() -> None:
             ),
             "gain (points)",
             share=False,
-            per_row=4,
+            per_row=2,
         ),
         "norms": figures.trends(
             _norm_panels(norms),
             Heading(
                 "How large the weights are at the end",
-                [f"{data} · SAM at its ρ* (solid colours) and SGD, clean labels and noisy ones"],
+                [f"{data} · SAM at its ρ*, and SGD · last epoch"],
             ),
             "‖w‖",
             reference=None,
-            log=True,
             ordered=False,
             per_row=2,
         ),
