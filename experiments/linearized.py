@@ -81,7 +81,7 @@ def main() -> None:
                 for rate, rows in last.groupby("label_noise")
             },
             Heading("What SAM gains where features are learned, and where not", [data, told]),
-            "gain (points)",
+            "gain (points); wide intervals leave the axis",
             ordered=False,
         ),
         "depth": figures.trends(

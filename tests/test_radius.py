@@ -20,7 +20,8 @@ def planted(root, best, seeds=8, spread=0.0, noise=0.0):
             own = np.log2(star) + spread * rng.normal()
             for rho in GRID:
                 value = 0.9 - 0.1 * abs(np.log2(rho) - own)
-                runs.append(run(hidden, seed, rho, [(value, value)], noise=noise))
+                # The test part would choose the opposite: it must not be asked.
+                runs.append(run(hidden, seed, rho, [(value, 1 - value)], noise=noise))
     return results.load(sweep(root, runs))
 
 
