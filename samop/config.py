@@ -106,8 +106,8 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 "mode": "auto",  # vmap: one program; loop: one run a device; auto: the faster
                 "replicates": 0,  # most runs in one program; 0: as many as memory takes
                 "devices": 0,  # 0: all (on a CPU one simulated device per core)
-                # Whether devices that no run has to itself share the batches of one: auto (on a
-                # CPU of large convolutional networks alone), always, never.
+                # Whether devices that no run has to itself share the batches of one: auto (not on
+                # a CPU, whose cores share a run's products by threads), always, never.
                 "share_batches": "auto",
                 "checkpoint_seconds": 60.0,
                 "tensorboard": True,  # written where TensorFlow is installed
