@@ -27,7 +27,7 @@ from samop import (
     watch,
 )
 from samop import config as configs
-from samop.data.splits import aligned
+from samop.feeding import padded
 from samop.groups import Group
 from samop.sharding import BATCH, Program, make_program, spread
 from samop.step import DIAGNOSIS
@@ -149,31 +149,6 @@ def _place_data(splits, eval_batch_size, shared, mesh) -> PyTree:
     }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     return jax.device_put(host, everywhere)
-
-
-def padded(split: Any, most: int, multiple: int = 1) -> dict[str, np.ndarray]:
-    """A split in equal batches of at most `most`, the last filled up with zeros of weight 0.
-
-    Args:
-      split: what is to be evaluated.
-      most: largest size of a batch; rounded up to a multiple.
-      multiple: what the size should be a multiple of.
-
-    Returns:
-      "x" and "y" [batches, size, ...], "weight" [batches, size].
-    """
-    n = len(split.y)
-    batches = -(-n // most)
-    size = -(-n // batches)
-    size = -(-size // multiple) * multiple
-
-    def fill(a: np.ndarray) -> np.ndarray:
-        out = aligned((batches * size, *a.shape[1:]), a.dtype)
-        out[:n], out[n:] = a, 0
-        return out.reshape(batches, size, *a.shape[1:])
-
-    weight = np.ones(n, np.float32)
-    return {"x": jax.tree.map(fill, split.x), "y": fill(split.y), "weight": fill(weight)}
 
 
 def start(ready: Ready) -> PyTree:

@@ -30,6 +30,11 @@ def rates(monkeypatch):
 
 
 @pytest.fixture
+def posed(monkeypatch):
+    return script("convergence_problems", monkeypatch)
+
+
+@pytest.fixture
 def widths(monkeypatch):
     return script("two_layer_error", monkeypatch)
 
@@ -48,10 +53,10 @@ def test_largest_is_the_largest_absolute_eigenvalue(rates):
         assert rates.largest(alpha, beta)[i, j] == pytest.approx(expected)
 
 
-def test_curvature_is_that_of_a_quadratic(rates):
+def test_curvature_is_that_of_a_quadratic(posed, rates):
     """Lanczos through `largest`: f_i = ½ h_i·x², so the whole has max mean(h), a batch more."""
     h = np.array([[1.0, 5.0], [3.0, 1.0], [2.0, 6.0], [2.0, 0.0]], np.float32)
-    problem = rates.problems(True)[0]._replace(
+    problem = posed.problems(True)[0]._replace(
         loss=lambda x, batch: 0.5 * ((batch[0] @ (x**2)) / len(batch[0])).sum()
     )
     curve = rates.curvature(problem, lambda x: x)
@@ -86,35 +91,35 @@ def test_judged_gives_the_bound_or_the_assumption_that_fails(
     assert found["largest_rho"] == pytest.approx(math.sqrt(alpha) / 8)
 
 
-def test_the_floor_is_what_a_rank_leaves_out(rates):
+def test_the_floor_is_what_a_rank_leaves_out(posed):
     y = np.zeros((200, 10))
     y[:3, :3] = np.diag([30.0, 20.0, 10.0])
-    assert rates.rank_floor((None, y), 1, 9.0, 9.0) == pytest.approx((400 + 100) / 200)
-    assert rates.rank_floor((None, y), 10, 9.0, 9.0) == 0
-    assert rates.seen_floor(None, 4, 1.0, 1e-3) == 0
-    assert rates.seen_floor(None, 4, 1.0, 1.1e-3) == 1.1e-3
+    assert posed.rank_floor((None, y), 1, 9.0, 9.0) == pytest.approx((400 + 100) / 200)
+    assert posed.rank_floor((None, y), 10, 9.0, 9.0) == 0
+    assert posed.seen_floor(None, 4, 1.0, 1e-3) == 0
+    assert posed.seen_floor(None, 4, 1.0, 1.1e-3) == 1.1e-3
 
 
-def test_two_starts_that_are_one_are_trained_once(rates):
-    matrix, digits = rates.problems(False)
+def test_two_starts_that_are_one_are_trained_once(posed):
+    matrix, digits = posed.problems(False)
     for width in (8, 10):
-        starts = rates.starts_of(matrix, width)
-        one, two = (rates.init_matrix(width, start, jax.random.key(0)) for start in matrix.starts)
+        starts = posed.starts_of(matrix, width)
+        one, two = (posed.init_matrix(width, start, jax.random.key(0)) for start in matrix.starts)
         same = all(np.array_equal(one[name], two[name]) for name in one)
         assert len(starts) == (1 if same else 2)
         assert (starts == (BOTH,)) == same == (width == 10)
-        both = rates.init_matrix(width, starts[0], jax.random.key(0))
+        both = posed.init_matrix(width, starts[0], jax.random.key(0))
         assert np.array_equal(both["first"], one["first"])
-    assert [w for w in matrix.widths if len(rates.starts_of(matrix, w)) == 1] == [10]
-    assert rates.starts_of(digits, 10) == digits.starts
+    assert [w for w in matrix.widths if len(posed.starts_of(matrix, w)) == 1] == [10]
+    assert posed.starts_of(digits, 10) == digits.starts
 
 
-def test_the_theorem_gets_more_steps_and_as_many_records(rates):
-    matrix, digits = rates.problems(False)
-    for width, times in ((10, rates.LONGER[10]), (16, rates.LONGER[16]), (64, 1)):
-        slow = rates.patient(matrix, width)
+def test_the_theorem_gets_more_steps_and_as_many_records(posed):
+    matrix, digits = posed.problems(False)
+    for width, times in ((10, posed.LONGER[10]), (16, posed.LONGER[16]), (64, 1)):
+        slow = posed.patient(matrix, width)
         assert (slow.steps, slow.every) == (4000 * times, 5 * times)
-    assert rates.patient(digits, 16) == digits
+    assert posed.patient(digits, 16) == digits
 
 
 def runs(rates):
@@ -175,11 +180,11 @@ def test_the_worst_seed_decides_what_a_setting_is_called(rates, r2, share, f_sta
     assert rates.marks(group) == {"slope": slope, "end": end}
 
 
-def test_a_part_run_anew_replaces_its_rows_alone(rates):
+def test_a_part_run_anew_replaces_its_rows_alone(posed, rates):
     def table(*rows):
         return pd.DataFrame(rows, columns=["problem", "start", "width", "value"])
 
-    matrix, digits = (problem.name for problem in rates.problems(False))
+    matrix, digits = (problem.name for problem in posed.problems(False))
     old = table(
         (matrix, "a", 5, 1), (matrix, "a", 10, 2), (matrix, "b", 10, 3), (matrix, "a", 16, 4),
         (digits, "a", 10, 5),
@@ -201,10 +206,10 @@ def falls(problem, per_step):
     return run
 
 
-def test_measure_fits_judges_and_lets_the_theorem_follow(rates):
+def test_measure_fits_judges_and_lets_the_theorem_follow(posed, rates):
     """α = 3, λ = 4, β = 5: SAM's first run sets η* / 2 and half the largest ρ of the second."""
-    problem = rates.problems(True)[0]._replace(steps=400, every=5, longer={10: 3})
-    slow = rates.patient(problem, 10)
+    problem = posed.problems(True)[0]._replace(steps=400, every=5, longer={10: 3})
+    slow = posed.patient(problem, 10)
     run = {"fixed": falls(problem, 0.01), "theorem": falls(slow, 0.001)}
 
     def curve(points, data, keys):

@@ -49,6 +49,7 @@ LAYERS = {
         "watch",
         "loop",
         "streaming",
+        "feeding",
         "scores",
         "progress",
         "memory",

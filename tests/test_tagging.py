@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from samop import config as configs
-from samop import loop, optim, step, train, trees, validation, workloads
+from samop import feeding, optim, step, train, trees, validation, workloads
 from samop.data import cache, packing, registry, strings
 from samop.data.dataset import collection
 from samop.errors import UserError
@@ -240,8 +240,8 @@ def trained(folder):
         splits = workload.splits
         data = {
             "train": {"x": jax.tree.map(jnp.asarray, splits.train.x)},
-            "validation": loop.padded(splits.validation, 16),
-            "test": loop.padded(splits.test, 16),
+            "validation": feeding.padded(splits.validation, 16),
+            "test": feeding.padded(splits.test, 16),
         }
         traced = {field: configs.get(config, field) for field in configs.TRACED}
         traced |= {"optimizer.rho": rho, "optimizer.lr": lr}

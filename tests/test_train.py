@@ -9,7 +9,7 @@ from flax import linen as nn
 from small import point
 
 import samop
-from samop import loop, optim, step, train
+from samop import feeding, optim, step, train
 from samop.data import augment, sampling
 from samop.data.splits import Split
 from samop.workloads import Metric, Workload, build, classification
@@ -155,7 +155,7 @@ def test_evaluation_counts_every_example_once(most):
     workload = build(point())
     params, model_state = workload.init(np.uint32(0))
     split = workload.splits.test
-    padded = loop.padded(split, most)
+    padded = feeding.padded(split, most)
     assert padded["weight"].sum() == len(split.x) == 70
     means, _ = train.evaluate(params, model_state, padded, workload)
     whole = workload.batch(jnp.asarray(split.x), jnp.asarray(split.y), None, None)
@@ -167,7 +167,7 @@ def test_evaluation_counts_every_example_once(most):
 
 def test_padding_cannot_poison_an_evaluation():
     split = Split(np.ones((3, 2), np.float32), np.ones(3, np.float32))
-    padded = loop.padded(split, 2)
+    padded = feeding.padded(split, 2)
     workload = small_workload()
     bad = Workload(
         **{

@@ -9,7 +9,7 @@ import pytest
 from small import point
 from test_train import small_workload
 
-from samop import loop, measures, optim, scores, step, train
+from samop import feeding, measures, optim, scores, step, train
 from samop.data import Split, Splits
 from samop.workloads import Metric, Workload
 
@@ -88,7 +88,7 @@ def test_a_batch_in_which_nothing_weighs_has_loss_and_gradient_zero():
 def test_an_evaluation_is_the_mean_over_tokens(most):
     workload = sequences()
     params, _ = workload.init(0)
-    padded = loop.padded(workload.splits.test, most)
+    padded = feeding.padded(workload.splits.test, most)
     means, outputs = train.evaluate(params, {}, padded, workload)
     np.testing.assert_allclose(means["loss"], token_mean(params), rtol=1e-5)
     assert outputs == ()
@@ -124,7 +124,7 @@ def test_an_epochs_training_loss_weighs_batches(x64):
     params, model_state = workload.init(np.uint32(0))
     traced = dict.fromkeys(("optimizer.rho", "optimizer.lr", "optimizer.weight_decay"), 0.0)
     data = {"train": {"x": workload.splits.train.x}}
-    data |= dict.fromkeys(("validation", "test"), loop.padded(workload.splits.test, 5))
+    data |= dict.fromkeys(("validation", "test"), feeding.padded(workload.splits.test, 5))
     labels = jnp.asarray(workload.splits.train.y)
     start = run.start(params, model_state)
     _, metrics = jax.jit(run.epoch)(start, np.uint32(0), traced, labels, data, 0)
@@ -156,7 +156,7 @@ def test_outputs_are_scored_without_what_filled_their_last_batch():
         return {"far": float(np.abs(outputs - y).max())}
 
     workload = sequences(score=score)
-    padded = loop.padded(workload.splits.test, 5)
+    padded = feeding.padded(workload.splits.test, 5)
     values = []
     for params in (jnp.zeros(3), jnp.ones(3)):
         means, outputs = train.evaluate(params, {}, padded, workload)
