@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from samop import records
+from samop import processes, records
 from samop.errors import UserError
 
 PyTree = Any
@@ -39,16 +39,28 @@ class Writer:
         self._pending: Future | None = None
 
     def save(self, step: int, state: PyTree) -> None:
-        """Copies `state` to the host and returns; the caller may donate it afterwards."""
+        """Copies `state` to the host and returns; the caller may donate it afterwards.
+
+        Of several processes all must call it, and it returns when the checkpoint is there: what
+        they say to each other meanwhile must not come between the messages of training.
+        """
         self.wait()
+        if processes.several():
+            save_together(self.folder / str(step), state)
+            if processes.first():
+                self._forget()
+            return
         host = jax.device_get(state)
 
         def write():
             save(self.folder / str(step), host)
-            for old in steps(self.folder)[: -self.keep]:
-                shutil.rmtree(self.folder / str(old))
+            self._forget()
 
         self._pending = self._thread.submit(write)
+
+    def _forget(self) -> None:
+        for old in steps(self.folder)[: -self.keep]:
+            shutil.rmtree(self.folder / str(old))
 
     def wait(self) -> None:
         """Blocks until the last save is committed; raises what went wrong in it."""
@@ -65,14 +77,67 @@ class Writer:
 
 
 def save(path: Path, tree: PyTree) -> None:
-    """Writes a pytree of arrays to the folder `path`, which appears whole or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
+    """Writes a pytree of arrays to the folder `path`, which appears whole or not at all.
+
+    This process alone writes, and has all of every array.
+    """
+    temporary = _begun(path)
+    with _alone() as checkpointer:
+        checkpointer.save(_state(temporary), _full(tree))
+    _commit(temporary, path)
+
+
+def save_together(path: Path, tree: PyTree) -> None:
+    """The same by all processes, each of which writes its part of the arrays; all must call it.
+
+    They share the file system. The first one hashes and commits when all have written.
+    """
+    if processes.first():
+        _begun(path)
+    processes.wait(f"begin {path.name}")
+    temporary = _temporary(path)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_state(temporary), _full(tree))
+    processes.wait(f"written {path.name}")
+    if processes.first():
+        _commit(temporary, path)
+    processes.wait(f"committed {path.name}")
+
+
+def _alone() -> ocp.StandardCheckpointer:
+    """A checkpointer that waits for no other process."""
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=own,
+        active_processes={own},
+        barrier_sync_key_prefix=f"process{own}",
+    )
+    return ocp.StandardCheckpointer(
+        **({"multiprocessing_options": options} if processes.several() else {})
+    )
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+def _begun(path: Path) -> Path:
+    temporary = _temporary(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    # orbax refuses arrays without elements; `restore` puts them back from its template.
-    leaves = {name: leaf for name, leaf in _named(tree).items() if np.size(leaf)}
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save((temporary / "state").resolve(), leaves)
+    return temporary
+
+
+def _state(folder: Path) -> Path:
+    return (folder / "state").resolve()
+
+
+def _full(tree: PyTree) -> dict[str, Any]:
+    """Leaves by name. orbax refuses those without elements; `restore` puts them back."""
+    return {name: leaf for name, leaf in _named(tree).items() if np.size(leaf)}
+
+
+def _commit(temporary: Path, path: Path) -> None:
     records.write_json(temporary / HASHES, _hashes(temporary))
     if path.exists():
         shutil.rmtree(path)
@@ -81,6 +146,8 @@ def save(path: Path, tree: PyTree) -> None:
 
 def restore(path: Path, template: PyTree) -> PyTree:
     """The pytree saved at `path`, with the template's structure, dtypes and shardings.
+
+    Of several processes all must call it; it does not matter how many there were that saved it.
 
     Args:
       path: a folder that `save` made.
@@ -93,17 +160,23 @@ def restore(path: Path, template: PyTree) -> PyTree:
     named = _named(template)
     with ocp.StandardCheckpointer() as checkpointer:
         leaves = checkpointer.restore(
-            (path / "state").resolve(), {k: v for k, v in named.items() if np.prod(v.shape)}
+            _state(path), {k: v for k, v in named.items() if np.prod(v.shape)}
         )
-    filled = [leaves[k] if k in leaves else np.zeros(v.shape, v.dtype) for k, v in named.items()]
+    filled = [leaves[k] if k in leaves else _empty(v) for k, v in named.items()]
     return jax.tree.unflatten(jax.tree.structure(template), filled)
+
+
+def _empty(like: Any) -> Any:
+    nothing = np.zeros(like.shape, like.dtype)
+    sharding = getattr(like, "sharding", None)
+    return processes.place(nothing, sharding) if processes.several() and sharding else nothing
 
 
 def restore_arrays(path: Path) -> dict[str, np.ndarray]:
     """All leaves saved at `path` as NumPy arrays, by name ("params.Dense_0.kernel")."""
     verify(path)
-    with ocp.StandardCheckpointer() as checkpointer:
-        leaves = checkpointer.restore((path / "state").resolve())
+    with _alone() as checkpointer:
+        leaves = checkpointer.restore(_state(path))
     return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from samop import config as configs
-from samop import validation
+from samop import processes, validation
 from samop.errors import UserError, nearest
 
 Axes = Mapping[str, Sequence[Any]]
@@ -29,6 +29,9 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
   --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
                           same command again skips what is done and resumes what is not
   --config.profile=DIR    writes a profiler's trace of one epoch of each group there
+  --coordinator=HOST:PORT --processes=N --process=I
+                          this is process I (0 … N−1) of N that train together, one or more a
+                          host; TPU pods and Slurm tell it themselves
   --dry_run               prints the plan and trains nothing
   --verbose               logs what is going on
   --help                  this text
@@ -47,6 +50,7 @@ class Request(NamedTuple):
       axes: swept fields and values of each product, overridden ones fixed.
       notes: lines to tell the user before anything starts.
       workdir: the work folder.
+      launch: how this process finds others that train with it.
       dry_run, verbose: the options of these names.
       command: the command line as typed, for the record.
     """
@@ -55,6 +59,7 @@ class Request(NamedTuple):
     axes: list[Axes]
     notes: list[str]
     workdir: Path
+    launch: processes.Launch
     dry_run: bool
     verbose: bool
     command: str
@@ -74,6 +79,9 @@ def parse(argv: Sequence[str]) -> Request:
         "config", config, flag_values=values, sys_argv=["samop.main", *rest]
     )
     flags.DEFINE_string("workdir", "", "work folder", flag_values=values)
+    flags.DEFINE_string("coordinator", "", "address of the first process", flag_values=values)
+    flags.DEFINE_integer("processes", 0, "number of processes", flag_values=values)
+    flags.DEFINE_integer("process", -1, "which of them this is", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print the plan only", flag_values=values)
     flags.DEFINE_bool("verbose", False, "log what is going on", flag_values=values)
     try:
@@ -84,6 +92,7 @@ def parse(argv: Sequence[str]) -> Request:
         raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
     resolved: Any = values["config"].value
     validation.validate(resolved)
+    others: Any = [values[name].value for name in ("coordinator", "processes", "process")]
     overridden = config_flags.get_override_values(values["config"])
     swept = sweep(resolved)
     products: list[Axes] = (
@@ -102,6 +111,7 @@ def parse(argv: Sequence[str]) -> Request:
         products,
         notes,
         Path(values["workdir"].value or Path("runs") / resolved.experiment),
+        processes.launch(*others),
         bool(values["dry_run"].value),
         bool(values["verbose"].value),
         shlex.join(["python", "-m", "samop.main", *argv]),

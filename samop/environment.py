@@ -31,6 +31,7 @@ def describe() -> dict[str, str | int]:
         "platform": device.platform,
         "device": processor() if device.platform == "cpu" else device.device_kind,
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "cores": cores(),
         "git": git_state(),
     }
@@ -52,7 +53,12 @@ def processor() -> str:
 
 
 def free_bytes(devices: Sequence[jax.Device]) -> float:
-    """Memory that may still be taken on these devices together; infinite where nobody tells."""
+    """Memory that may still be taken on these devices together; infinite where nobody tells.
+
+    Of several processes each knows its own devices, and takes the others to be alike.
+    """
+    count = len(devices)
+    devices = [device for device in devices if device.process_index == jax.process_index()]
     if devices[0].platform == "cpu":
         free = math.inf
         meminfo = Path("/proc/meminfo")
@@ -66,7 +72,7 @@ def free_bytes(devices: Sequence[jax.Device]) -> float:
     for device in devices:
         stats = device.memory_stats() or {}
         free += stats.get("bytes_limit", math.inf) - stats.get("bytes_in_use", 0)
-    return free
+    return free * count / len(devices)
 
 
 def container_free_bytes(cgroup: Path) -> float:

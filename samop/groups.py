@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samop import config as configs
-from samop import records
+from samop import processes, records
 from samop.errors import UserError
 from samop.sharding import Layout, layout
 
@@ -52,10 +52,13 @@ class Group(NamedTuple):
 
 
 def make(rows: Sequence[Sequence[Point]], devices: int, batch: int = 1) -> Group:
-    """A new group from a grid of configs, one row a seed; arguments as for `sharding.layout`."""
+    """A new group from a grid of configs, one row a seed; arguments as for `sharding.layout`.
+
+    Of several processes all devices take part.
+    """
     points = tuple(point for row in rows for point in row)
     names = tuple(configs.point_name(point) for point in points)
-    grid = layout(len(rows), len(rows[0]), devices, batch)
+    grid = layout(len(rows), len(rows[0]), devices, batch, processes.several())
     return Group(configs.digest(names), names, points, grid)
 
 
@@ -151,6 +154,12 @@ def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
             found = tuple(points.get(name) or read_point(workdir, name) for name in names)
             found_groups.append(Group(file.parent.name, names, found, grid))
     return [group for group in found_groups if group.name not in replaced]
+
+
+def named(names: Sequence[str], workdir: Path, points: Mapping[str, Point]) -> list[Group]:
+    """Frozen groups by their names, in that order."""
+    there = {group.name: group for group in frozen(workdir, points)} if names else {}
+    return [there[name] for name in names]
 
 
 def read_point(workdir: Path, name: str) -> Point:

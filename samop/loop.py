@@ -18,10 +18,12 @@ from samop import (
     diagnostics,
     memory,
     metrics,
+    processes,
     profiling,
     records,
     scores,
     speed,
+    stopping,
     streaming,
     transforms,
     watch,
@@ -29,7 +31,8 @@ from samop import (
 from samop import config as configs
 from samop.feeding import padded
 from samop.groups import Group
-from samop.sharding import BATCH, Program, make_program, spread
+from samop.pauses import Pauses
+from samop.sharding import BATCH, Program, fitted, make_program, spread
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -92,13 +95,20 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = make_run(point, workload, *([spread] if group.layout.batch > 1 else []))
-    program = make_program(run, group.layout, devices)
+    several = processes.several()
+    shared = point["train"]["batch_size"] if several and _shareable(point, workload) else 1
+    here = fitted(group.layout, len(devices), shared, several)
+    run = make_run(point, workload, *([spread] if here.batch > 1 else []))
+    program = make_program(run, group.layout, here, devices)
     epoch = program.epoch
     if stream is not None:
         epoch = streaming.epoch(stream, program, program.pieces, point)
     unknown, epochs = memory.Footprint(0, 0, 0), configs.epochs(point)
     return Ready(group, workload, run, program, epoch, epochs, unknown, 0.0)
+
+
+def _shareable(point: Mapping[str, Any], workload: Workload) -> bool:
+    return workload.splits is not None and point["run"]["share_batches"] != "never"
 
 
 def shapes(ready: Ready) -> tuple[PyTree, ...]:
@@ -148,7 +158,7 @@ def _place_data(splits, eval_batch_size, shared, mesh) -> PyTree:
         "test": padded(splits.test, eval_batch_size, shared),
     }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(host, everywhere)
+    return processes.place(host, everywhere)
 
 
 def start(ready: Ready) -> PyTree:
@@ -214,6 +224,15 @@ def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
     Takes the newest checkpoint whose files match their hashes and whose rows are all on the disk;
     without one the group starts again.
     """
+    epoch = processes.agreed(lambda: _cut_back(ready, workdir))
+    if not epoch:
+        return start(ready), 0
+    saved = workdir / "groups" / ready.group.name / "checkpoints" / str(epoch)
+    return checkpoint.restore(saved, ready.program.state), epoch
+
+
+def _cut_back(ready: Ready, workdir: Path) -> int:
+    """The epoch to go on from, 0: none; the records are cut back to it."""
     group = ready.group
     saved = workdir / "groups" / group.name / "checkpoints"
     points = [workdir / "points" / name for name in group.names]
@@ -230,9 +249,7 @@ def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
             records.rewrite_rows(file, kept)
     for point in points:
         watch.cut(point, epoch * per_epoch)
-    if epoch:
-        return checkpoint.restore(saved / str(epoch), ready.program.state), epoch
-    return start(ready), 0
+    return epoch
 
 
 def train(
@@ -246,6 +263,9 @@ def train(
     begun: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
+
+    Where SIGTERM comes (to any of several processes), it ends with a checkpoint after the epoch
+    that the devices are in, by raising `stopping.Stopped`.
 
     Each run's `timing.jsonl` gets a line on this call; an epoch that is profiled is slower, and its
     time is in there too.
@@ -264,23 +284,27 @@ def train(
     """
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
-    if is_trained(group, workdir):
-        _finish(ready, workdir)
+    if stopping.announced() and not processes.several():
+        raise stopping.Stopped
+    if processes.agreed(lambda: is_trained(group, workdir)):
+        if processes.first():
+            _finish(ready, workdir)
         return 0
     state, begin = resume(ready, workdir)
     evaluations = speed.grad_evals(state)
     report(begin)
     inputs = feed(ready)
     watching = watch.Watch(ready, workdir, inputs)
-    log = metrics.GroupRecords(points, tensorboard)
+    # One writer of records; the others have no files.
+    log = metrics.GroupRecords(points if processes.first() else [], tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
-    started = flushed = saved = time.monotonic()
-
+    started = time.monotonic()
+    pauses = Pauses(checkpoint_seconds)
     warned = False
 
     def read(number: int, values: PyTree) -> None:
         nonlocal warned
-        values = jax.tree.map(functools.partial(real, group), jax.device_get(values))
+        values = jax.tree.map(functools.partial(real, group), processes.fetch(values))
         values = scores.scored(ready.workload, values)
         if not ready.run.due(number):
             values = {k: v for k, v in values.items() if not k.startswith(DIAGNOSIS)}
@@ -289,8 +313,8 @@ def train(
         log.add(metrics.rows_of((number + 1) * ready.run.steps_per_epoch, number + 1, values))
         report(1)
 
-    try:
-        pending = None
+    def epochs(state: PyTree) -> PyTree:
+        pending, flushed = None, started
         for number in range(begin, ready.epochs):
             watching.before(number, state)
             place = ready.program.place("every", np.int32(number))
@@ -298,27 +322,36 @@ def train(
             if profile and number == min(begin + 1, ready.epochs - 1):
                 epoch = profiling.traced(epoch, profiling.place(Path(profile), group))
             state, values = epoch(state, *inputs, place)
+            values = processes.together(values)
             begun()
             watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:
                 read(*pending)
             pending = number, values
-            now = time.monotonic()
-            if now - saved > checkpoint_seconds and number + 1 < ready.epochs:
+            save, stop = pauses.due()
+            if save and number + 1 < ready.epochs:
                 read(*pending)
                 pending = None
                 log.flush(sync=True)
                 watching.sync()
                 saver.save(number + 1, state)
-                saved = flushed = time.monotonic()
-            elif now - flushed > FLUSH_SECONDS:
+                pauses.saved()
+                flushed = time.monotonic()
+                if stop:
+                    raise stopping.Stopped
+            elif time.monotonic() - flushed > FLUSH_SECONDS:
                 log.flush()
-                flushed = now
+                flushed = time.monotonic()
         if pending:
             read(*pending)
         log.flush(sync=True)
         watching.sync()
+        return state
+
+    try:
+        with stopping.deferred():
+            state = epochs(state)
     finally:
         saver.close()
         log.close()
@@ -327,14 +360,15 @@ def train(
     figures = speed.figures(ready, ready.epochs - begin, evaluations, seconds)
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
-    final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
-    checkpoint.save(folder / "final", final)
-    for point in points:
+    final = jax.tree.map(lambda x: real(group, x), processes.fetch(variables))
+    if processes.first():
+        checkpoint.save(folder / "final", final)
         line = {
             "group": group.name,
             "runs": len(points),
             "epochs": ready.epochs - begin,
             "devices": ready.program.mesh.size,
+            "processes": jax.process_count(),
             "jax": jax.__version__,
             "seconds": round(seconds, 3),
             "compile_seconds": round(ready.compile_seconds, 3),
@@ -342,8 +376,9 @@ def train(
         }
         if watching.seconds:
             line["curvature_seconds"] = round(watching.seconds, 3)
-        records.append_plain(point / "timing.jsonl", line)
-    _finish(ready, workdir)
+        for point in points:
+            records.append_plain(point / "timing.jsonl", line)
+        _finish(ready, workdir)
     return ready.epochs - begin
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 
 from samop import config as configs
-from samop import environment, flops, groups, loop, memory, remembered, variants
+from samop import environment, flops, groups, loop, memory, processes, remembered, variants
 from samop.errors import UserError
 from samop.models import MODELS
 from samop.workloads import Workload, build, flops_of_example, parameters
@@ -103,12 +103,14 @@ def shared_batch(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device
     """Size of the batches of runs like `point` that left-over devices share; 1: they stay idle.
 
     On a CPU the cores share a run's products by threads already, which is as fast: a ResNet-18 of
-    16 filters took 7.6 s for 40 steps, and 8.0 s with its batches on two simulated devices.
+    16 filters took 7.6 s for 40 steps, and 8.0 s with its batches on two simulated devices. The
+    cores of several processes can be shared by nothing else.
     """
     workload = build(point)
     if run["share_batches"] == "never" or workload.splits is None:
         return 1
-    if run["share_batches"] == "auto" and used[0].platform == "cpu":
+    alone = used[0].platform == "cpu" and not processes.several()
+    if run["share_batches"] == "auto" and alone:
         return 1
     return point["train"]["batch_size"]
 
@@ -150,7 +152,8 @@ def untimed(
     points: Iterable[Point], run: Mapping[str, Any], used: Sequence[jax.Device]
 ) -> dict[str, list[Point]]:
     """Of each shape that `settle` would time, the runs of one program, by what it is known by."""
-    if run["mode"] != "auto":
+    # Of several processes each would find times of its own; they take the rule.
+    if run["mode"] != "auto" or processes.several():
         return {}
     shapes: dict[str, list[Point]] = {}
     for point in points:

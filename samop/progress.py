@@ -11,16 +11,18 @@ class Progress:
     Args:
       runs: number of runs to train.
       work: total work, in any unit; `advance` reports parts of it.
+      quiet: say nothing: another process does.
     """
 
     EVERY_SECONDS = 15.0  # between lines where there is no terminal
 
-    def __init__(self, runs: int, work: float):
+    def __init__(self, runs: int, work: float, quiet: bool = False):
+        self._quiet = quiet
         self.runs, self.work = runs, max(work, 1e-9)
         self.done, self.finished = 0.0, 0
         self._started = self._said = time.monotonic()
         self._bar = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not quiet:
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as Bar
@@ -59,7 +61,7 @@ class Progress:
             self._bar.update(self._task, description=text, completed=self.done, left=self._left())
             return
         now = time.monotonic()
-        if now - self._said > self.EVERY_SECONDS:
+        if now - self._said > self.EVERY_SECONDS and not self._quiet:
             self._said = now
             print(f"{text}  {100 * self.done / self.work:.0f} %  {self._left()}", file=sys.stderr)
 

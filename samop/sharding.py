@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from samop import processes
 from samop.train import Run
 
 PyTree = Any
 AXES = ("seeds", "cells")
-BATCH = "batch"
+BATCH, COPIES = "batch", "copies"
 
 
 class Layout(NamedTuple):
@@ -33,6 +34,7 @@ class Layout(NamedTuple):
         among its columns. Both are padded to a multiple by repeating their last entry; padded
         runs are thrown away.
       batch: how many devices share the batches of each run.
+      copies: how many devices compute the same: of several processes none may be left out.
     """
 
     seeds: int
@@ -40,11 +42,12 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     batch: int = 1
+    copies: int = 1
 
     @property
     def devices(self) -> int:
         """Number of devices."""
-        return self.rows * self.columns * self.batch
+        return self.rows * self.columns * self.batch * self.copies
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -61,7 +64,7 @@ class Layout(NamedTuple):
         return seeds * cells // (self.rows * self.columns)
 
 
-def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
+def layout(seeds: int, cells: int, devices: int, batch: int = 1, every: bool = False) -> Layout:
     """The layout with the fewest runs a device; of equals the one on the fewest devices.
 
     Args:
@@ -69,7 +72,11 @@ def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
       devices: how many there are.
       batch: size of the batches that devices which are left over may share; they do where they
         divide it. 1: none are shared.
+      every: whether all devices have to take part, as those of several processes; then the one
+        whose devices have the least to do.
     """
+    if every:
+        return min(_full(seeds, cells, devices, batch), key=lambda c: (_load(c), c.batch, -c.rows))
     choices = [
         Layout(seeds, cells, rows, columns)
         for rows in range(1, min(seeds, devices) + 1)
@@ -79,26 +86,58 @@ def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
     return best._replace(batch=_largest_divisor(batch, devices // best.devices))
 
 
+def _load(layout: Layout) -> float:
+    """Batches that a device computes a step, parts of them included."""
+    return layout.runs_a_device / layout.batch
+
+
+def _full(seeds: int, cells: int, devices: int, batch: int) -> list[Layout]:
+    """All layouts that use all devices."""
+    found = []
+    for rows in _divisors(devices):
+        for columns in _divisors(devices // rows):
+            left = devices // (rows * columns)
+            for shared in (n for n in _divisors(left) if batch % n == 0):
+                found.append(Layout(seeds, cells, rows, columns, shared, left // shared))
+    return found
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
 def _largest_divisor(number: int, most: int) -> int:
     return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
 
 
-def fewer(layout: Layout, available: int) -> tuple[int, int, int]:
-    """(rows, columns, batch) of devices for a group that began elsewhere and has `available` here.
+def fitted(layout: Layout, available: int, batch: int = 1, every: bool = False) -> Layout:
+    """How a group that began elsewhere lies on the `available` devices here.
 
-    The padded extents were fixed when the group began; rows and columns must divide them.
+    The padded extents were fixed when the group began; rows and columns must divide them. They are
+    the result's own extents, where it differs.
+
+    Args:
+      layout: of the group.
+      available, batch, every: as for `layout`.
     """
+    if layout.devices == available or (layout.devices < available and not every):
+        return layout
     seeds, cells = layout.padded
-    if layout.devices <= available:
-        return layout.rows, layout.columns, layout.batch
-    choices = [
-        (rows, columns)
-        for rows in range(1, available + 1)
-        for columns in range(1, available // rows + 1)
-        if seeds % rows == 0 and cells % columns == 0
-    ]
-    rows, columns = max(choices, key=lambda c: (c[0] * c[1], c[0]))
-    return rows, columns, _largest_divisor(layout.batch, available // (rows * columns))
+    if every:
+        choices = _full(seeds, cells, available, batch)
+    else:
+        choices = [
+            Layout(seeds, cells, rows, columns)
+            for rows in range(1, available + 1)
+            for columns in range(1, available // rows + 1)
+        ]
+    choices = [c for c in choices if c.padded == layout.padded]
+    if every:
+        best = min(choices, key=lambda c: (_load(c), c.batch, -c.rows))
+    else:
+        best = max(choices, key=lambda c: (c.rows * c.columns, c.rows))
+        best = best._replace(batch=_largest_divisor(layout.batch, available // best.devices))
+    return best
 
 
 def spread(tree: PyTree) -> PyTree:
@@ -132,27 +171,26 @@ class Program(NamedTuple):
 
     def place(self, spec: str, value: PyTree) -> PyTree:
         """Puts host arrays onto the devices."""
-        return jax.device_put(value, self.sharding(spec))
+        return processes.place(value, self.sharding(spec))
 
     def sharding(self, spec: str) -> NamedSharding:
         """Where an array of one of the `specs` lives."""
         return NamedSharding(self.mesh, self.specs[spec])
 
 
-def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Program:
+def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.Device]) -> Program:
     """The group's program; it is traced when first called or lowered.
 
     Args:
       run: functions of one run.
-      layout: the grid and how it is divided.
+      layout: the grid as the group began, which decides the arrays' extents.
+      here: how it lies on these devices, see `fitted`.
       devices: those there are; each one that is used holds the whole data set.
     """
-    rows, columns, batch = fewer(layout, len(devices))
-    used = np.array(devices[: rows * columns * batch])
-    if layout.batch > 1:
-        mesh = Mesh(used.reshape(rows, columns, batch), (*AXES, BATCH))
-    else:
-        mesh = Mesh(used.reshape(rows, columns), AXES)
+    used = np.array(devices[: here.devices])
+    extents = {"seeds": here.rows, "cells": here.columns}
+    extents |= {name: n for name, n in ((BATCH, here.batch), (COPIES, here.copies)) if n > 1}
+    mesh = Mesh(used.reshape(*extents.values()), tuple(extents))
     one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))
     # Counts are the same for all runs. Left unbatched, a cond on them stays a cond, where a
     # batched one would become a select that computes both branches.

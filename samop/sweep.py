@@ -25,6 +25,7 @@ from samop import (
     memory,
     metrics,
     modes,
+    processes,
     profiling,
     records,
     timings,
@@ -135,6 +136,11 @@ def plan(config: Mapping[str, Any], axes: Axes | Sequence[Axes], command: str = 
 def devices(run: Mapping[str, Any]) -> list[jax.Device]:
     """The devices that a config's `run` section asks for."""
     found = jax.devices()
+    if processes.several() and run["devices"] not in (0, len(found)):
+        raise UserError(
+            f"run.devices={run['devices']}: several processes use all their devices, {len(found)} "
+            "together: use 0"
+        )
     if run["devices"] > len(found):
         raise UserError(
             f"run.devices={run['devices']} is more than there are: {len(found)} "
@@ -189,20 +195,28 @@ def run(plan: Plan, workdir: Path) -> None:
     """
     if plan.profile:
         profiling.check(Path(plan.profile))
-    with lock(workdir):
-        write_plan(plan, workdir)
-        fresh = fresh_points(plan, workdir)
-        for shape, choice in modes.settle(fresh, plan.run, devices(plan.run)).items():
-            print(f"{shape}: {choice.mode}, by a few timed steps: {modes.describe(choice)}")
-        todo = pending_groups(plan, workdir)
-        # All of them before the first step: what remains after a kill could be grouped otherwise.
-        for group in todo:
-            _freeze(group, plan, workdir)
+    with lock(workdir) if processes.first() else contextlib.nullcontext():
+        names = processes.agreed(lambda: _planned(plan, workdir))
+        todo = groups.named(names, workdir, plan.points)
         runs = sum(len(group.names) for group in todo)
-        with Progress(runs, sum(map(timings.work, todo))) as progress:
+        work, quiet = sum(map(timings.work, todo)), not processes.first()
+        with Progress(runs, work, quiet) as progress:
             training = threading.Event()
             for ready in _prepared(todo, plan, workdir, training):
                 _train(ready, plan, workdir, progress, training)
+
+
+def _planned(plan: Plan, workdir: Path) -> list[str]:
+    """Names of the groups to train, all of them frozen."""
+    write_plan(plan, workdir)
+    fresh = fresh_points(plan, workdir)
+    for shape, choice in modes.settle(fresh, plan.run, devices(plan.run)).items():
+        print(f"{shape}: {choice.mode}, by a few timed steps: {modes.describe(choice)}")
+    todo = pending_groups(plan, workdir)
+    # All of them before the first step: what remains after a kill could be grouped otherwise.
+    for group in todo:
+        _freeze(group, plan, workdir)
+    return [group.name for group in todo]
 
 
 def _freeze(group: groups.Group, plan: Plan, workdir: Path, replaces: str = "") -> None:
@@ -298,13 +312,9 @@ def _prepared(
                 futures.append(future)
                 submitted += 1
             ready = futures.pop(0).result()
-            smaller = _smaller(ready, workdir, used)
-            for group in smaller:
-                _freeze(group, plan, workdir, replaces=ready.group.name)
-            if smaller:
-                groups.thaw(ready.group, workdir / "groups" / ready.group.name)
-                queue = smaller + queue
-            else:
+            names = processes.agreed(functools.partial(_divided, ready, plan, workdir))
+            queue = groups.named(names, workdir, plan.points) + queue
+            if not names:
                 yield ready
             training.set()
     finally:
@@ -312,6 +322,16 @@ def _prepared(
         training.set()
         # An interrupt should not wait for a compilation that nobody needs any more.
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _divided(ready: loop.Ready, plan: Plan, workdir: Path) -> list[str]:
+    """Names of the groups that take the place of one that would not fit; none where it does."""
+    smaller = _smaller(ready, workdir, devices(plan.run))
+    for group in smaller:
+        _freeze(group, plan, workdir, replaces=ready.group.name)
+    if smaller:
+        groups.thaw(ready.group, workdir / "groups" / ready.group.name)
+    return [group.name for group in smaller]
 
 
 def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from samop import cadence, measures, records, transforms
+from samop import cadence, measures, processes, records, transforms
 from samop.workloads import parameters
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Watch:
 
     def sync(self) -> None:
         """Puts all rows so far on the disk."""
-        if self._due:
+        if self._due and processes.first():
             for file in self._files:
                 records.append_rows(file, [], sync=True)
 
@@ -103,7 +103,9 @@ class Watch:
         begin = time.monotonic()
         ready, group = self._ready, self._ready.group
         params = transforms.eval_params(state.opt_state, state.params)
-        grid = jax.device_get((params, state.model_state))
+        grid = processes.fetch((params, state.model_state))
+        if not processes.first():
+            return  # one process measures and writes, the others wait at the next epoch
         whole, part = divmod(step, self._spe)
         epoch = step / self._spe if part else whole
         last = step == self._due[-1]

@@ -38,6 +38,8 @@ LAYERS = {
         "trajectory",
         "piecewise",
         "planes",
+        "processes",
+        "stopping",
     },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
@@ -56,6 +58,7 @@ LAYERS = {
         "remembered",
         "profiling",
         "speed",
+        "pauses",
     },
     4: {"timings", "modes", "sweep", "plans"},
     5: {

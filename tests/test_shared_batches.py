@@ -72,8 +72,8 @@ def test_several_runs_beside_each_other_share_what_is_left(x64):
 
 def test_what_began_on_more_devices_goes_on_with_fewer():
     layout = sharding.Layout(1, 1, 1, 1, 8)
-    assert sharding.fewer(layout, 8) == (1, 1, 8)
-    assert sharding.fewer(layout, 3) == (1, 1, 2)  # a divisor of 8, and so of the batch
+    assert sharding.fitted(layout, 8) == layout
+    assert sharding.fitted(layout, 3).batch == 2  # a divisor of 8, and so of the batch
     rows = small.grid(small.point(**TEN_STEPS), [{}], [0])
     group = groups.make(rows, 8, 16)
     one = loop.prepare(group, jax.devices()[:1])
