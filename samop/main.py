@@ -1,23 +1,24 @@
 """python -m samop.main --config=configs/digits_width.py: a sweep, its table and its figure."""
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
-
-from samop import cli, stopping
+from samop import stopping
 from samop.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs a command line (without the program's name); returns the exit status."""
-    if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(argv):
-        print(cli.HELP)
-        return 0
     try:
-        request = cli.parse(argv)
         stopping.catch()
+        from samop import cli  # takes a second, in which the end may be announced already
+
+        if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(argv):
+            print(cli.HELP)
+            return 0
+        request = cli.parse(argv)
         set_up(request)
         return execute(request)
     except UserError as error:
@@ -27,19 +28,20 @@ def main(argv: Sequence[str]) -> int:
         print("\ninterrupted: the same command resumes where this one stopped", file=sys.stderr)
         return 130
     except stopping.Stopped:
-        print(f"stopped by SIGTERM; resume with: {request.command}", file=sys.stderr)
-        return 0
+        command = shlex.join(["python", "-m", "samop.main", *argv])
+        print(f"stopped by SIGTERM; resume with: {command}", file=sys.stderr)
+        return leave()
 
 
-def set_up(request: cli.Request) -> None:
+def set_up(request) -> None:
     """Logging, other processes, devices and compilation cache; before jax computes anything."""
-    flags.FLAGS(["samop.main"])  # libraries read flags that somebody must have parsed
-    logging.set_verbosity(logging.INFO if request.verbose else logging.WARNING)
     import jax
+    from absl import flags, logging
 
     from samop import environment, processes
 
-    run = request.config.run
+    flags.FLAGS(["samop.main"])  # libraries read flags that somebody must have parsed
+    logging.set_verbosity(logging.INFO if request.verbose else logging.WARNING)
     # One simulated device per core: on a CPU several runs side by side beat one with all cores.
     try:
         if "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -47,12 +49,12 @@ def set_up(request: cli.Request) -> None:
     except RuntimeError:
         logging.warning("jax was running already: its devices are used as they are")
     processes.initialize(request.launch)
-    if run.compilation_cache:
+    if request.config.run.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def execute(request: cli.Request) -> int:
+def execute(request) -> int:
     """Plans, trains and reports; of several processes the first one speaks."""
     from samop import plans, processes, sweep
 
@@ -71,19 +73,23 @@ def execute(request: cli.Request) -> int:
     return 0
 
 
-def command_line() -> None:
-    """Ends this process with the status of its command.
+def leave() -> int:
+    """Parts from other processes, which have stopped too, before this one ends; the status."""
+    import jax
 
-    At once, where there is nothing more to say: a compilation that nobody needs any more, or other
-    processes that wait for this one, would hold it up.
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        jax.distributed.shutdown()
+    return 0
+
+
+def command_line() -> None:
+    """Ends this process with its command's status; at once, where nothing is left to wait for.
+
+    A compilation that nobody needs any more would hold it up, and so would other processes.
     """
     try:
         status = main(sys.argv[1:])
     except BaseException:
-        import jax
-
-        if jax.process_count() == 1:
-            raise
         sys.excepthook(*sys.exc_info())
         status = 1
     sys.stdout.flush()

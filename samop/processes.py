@@ -102,6 +102,8 @@ def initialize(how: Launch) -> None:
     around = found_around(os.environ)
     if not how.coordinator and not around:
         return
+    # jax's own service would take SIGTERM for itself; `samop.pauses` hears it, and the clock.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
         if how.coordinator:
             jax.distributed.initialize(*how, **options)
