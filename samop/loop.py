@@ -244,6 +244,7 @@ def train(
     profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
     begun: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
 
@@ -258,12 +259,14 @@ def train(
       profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
       begun: called whenever an epoch is on its way to the devices.
+      check: called before anything is written; raises where the group is another worker's now.
 
     Returns:
       The number of epochs trained by this call.
     """
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
+    check()
     if is_trained(group, workdir):
         _finish(ready, workdir)
         return 0
@@ -271,7 +274,7 @@ def train(
     evaluations = speed.grad_evals(state)
     report(begin)
     inputs = feed(ready)
-    watching = watch.Watch(ready, workdir, inputs)
+    watching = watch.Watch(ready, workdir, inputs, check)
     log = metrics.GroupRecords(points, tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
     started = flushed = saved = time.monotonic()
@@ -308,15 +311,18 @@ def train(
             if now - saved > checkpoint_seconds and number + 1 < ready.epochs:
                 read(*pending)
                 pending = None
+                check()
                 log.flush(sync=True)
                 watching.sync()
                 saver.save(number + 1, state)
                 saved = flushed = time.monotonic()
             elif now - flushed > FLUSH_SECONDS:
+                check()
                 log.flush()
                 flushed = now
         if pending:
             read(*pending)
+        check()
         log.flush(sync=True)
         watching.sync()
     finally:
@@ -328,6 +334,7 @@ def train(
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), jax.device_get(variables))
+    check()
     checkpoint.save(folder / "final", final)
     for point in points:
         line = {
@@ -343,6 +350,7 @@ def train(
         if watching.seconds:
             line["curvature_seconds"] = round(watching.seconds, 3)
         records.append_plain(point / "timing.jsonl", line)
+    check()
     _finish(ready, workdir)
     return ready.epochs - begin
 

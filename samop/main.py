@@ -49,16 +49,20 @@ def execute(request: cli.Request) -> int:
     """Plans, trains and reports."""
     from samop import plans, sweep
 
-    plan = sweep.plan(request.config, request.axes, request.command)
+    plan = sweep.plan(request.config, request.axes, request.command, request.shard)
     for note in request.notes:
         print(note)
     print(plans.describe(plan, request.workdir))
     if request.dry_run:
         return 0
-    sweep.run(plan, request.workdir)
-    from samop import report
+    others = sweep.run(plan, request.workdir)
+    if unfinished := plans.unfinished(plan, request.workdir, others):
+        print(unfinished)
+        return 0
+    from samop import claims, report
 
-    print(report.write(request.workdir), end="")
+    with claims.hold(request.workdir, "report", request.config.run.claim_seconds, "reports"):
+        print(report.write(request.workdir), end="")
     return 0
 
 

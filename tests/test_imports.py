@@ -56,8 +56,9 @@ LAYERS = {
         "remembered",
         "profiling",
         "speed",
+        "claims",
     },
-    4: {"timings", "modes", "sweep", "plans"},
+    4: {"timings", "shards", "modes", "planning", "sweep", "plans"},
     5: {
         "statistics",
         "pairing",
@@ -74,12 +75,14 @@ LAYERS = {
         "curvature",
         "cli",
         "main",
+        "submit",
     },
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
     "figures", "report", "records", "cli", "flatness", "throughput",
+    "claims", "submit",
 )  # fmt: skip
 
 
