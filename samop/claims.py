@@ -128,7 +128,7 @@ class Claim:
 
     def _in_force(self) -> bool:
         touched(self._path.parent)  # a change of the folder has a network's client read it anew
-        return self._is_own() and max(_generations(self._path)) == self._generation
+        return self._is_own() and max(_generations(self._path), default=-1) == self._generation
 
     def _is_own(self) -> bool:
         try:
