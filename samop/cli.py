@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
   --config.FIELD=VALUE    overrides a field, e.g. --config.train.epochs=10; a swept field is
                           then fixed; --config.sweep.rho="(.1,.2)" changes an axis
   --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
-                          same command again skips what is done and resumes what is not
+                          same command again skips what is done and resumes what is not; several
+                          commands, on several machines, may share a folder
+  --shard=I/N             trains the I-th of N parts of about equal cost, I from 0 to N-1; the parts
+                          may share a folder, or be merged by copying (`cp -r`) afterwards
   --config.profile=DIR    writes a profiler's trace of one epoch of each group there
   --coordinator=HOST:PORT --processes=N --process=I
                           this is process I (0 … N−1) of N that train together, one or more a
@@ -52,7 +56,8 @@ class Request(NamedTuple):
       workdir: the work folder.
       launch: how this process finds others that train with it.
       dry_run, verbose: the options of these names.
-      command: the command line as typed, for the record.
+      command: the command line as typed, without its shard, for the record.
+      shard: (i, n): the part of the sweep to train, from 0.
     """
 
     config: ConfigDict
@@ -63,6 +68,7 @@ class Request(NamedTuple):
     dry_run: bool
     verbose: bool
     command: str
+    shard: tuple[int, int]
 
 
 def parse(argv: Sequence[str]) -> Request:
@@ -82,6 +88,7 @@ def parse(argv: Sequence[str]) -> Request:
     flags.DEFINE_string("coordinator", "", "address of the first process", flag_values=values)
     flags.DEFINE_integer("processes", 0, "number of processes", flag_values=values)
     flags.DEFINE_integer("process", -1, "which of them this is", flag_values=values)
+    flags.DEFINE_string("shard", "0/1", "part of the sweep", flag_values=values)
     flags.DEFINE_bool("dry_run", False, "print the plan only", flag_values=values)
     flags.DEFINE_bool("verbose", False, "log what is going on", flag_values=values)
     try:
@@ -114,7 +121,8 @@ def parse(argv: Sequence[str]) -> Request:
         processes.launch(*others),
         bool(values["dry_run"].value),
         bool(values["verbose"].value),
-        shlex.join(["python", "-m", "samop.main", *argv]),
+        shlex.join(["python", "-m", "samop.main", *_whole(argv)]),
+        _shard(str(values["shard"].value)),
     )
 
 
@@ -136,6 +144,44 @@ def _fix(products: list[Axes], field: str, value: Any) -> list[Axes]:
                 fixed.append({**axes, field: kept})
         return fixed
     return [{**axes, field: (value,)} if field in axes else axes for axes in products]
+
+
+def _whole(argv: Sequence[str]) -> list[str]:
+    """The arguments of the whole sweep, of which a shard is a part."""
+    kept, skip = [], False
+    for word in argv:
+        bare = word in ("--shard", "-shard")
+        if not (skip or bare or word.startswith(("--shard=", "-shard="))):
+            kept.append(word)
+        skip = bare
+    return kept
+
+
+def _shard(text: str) -> tuple[int, int]:
+    """(i, n) from "i/n", i from 0 to n − 1.
+
+    Raises:
+      UserError: it is no shard, or a Slurm array that does not count from 0.
+    """
+    given = f"--shard={text} is not allowed"
+    first, slash, last = text.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal()):
+        raise UserError(f"{given}: it should be i/n, the i-th of n shards, as in --shard=0/4")
+    index, count = int(first), int(last)
+    if not count:
+        raise UserError(f"{given}: there should be one shard or more, as in --shard=0/1")
+    # Of a Slurm array that begins at 1, shard 0 would be nobody's, whichever task this is.
+    begin = os.environ.get("SLURM_ARRAY_TASK_MIN", "0")
+    slurm = ("SLURM_ARRAY_TASK_ID", first), ("SLURM_ARRAY_TASK_COUNT", last)
+    array = all(os.environ.get(name) == value for name, value in slurm)
+    if array and (begin != "0" or index >= count):
+        raise UserError(
+            f"{given}: shards count from 0 to n − 1, so a Slurm array should, whole and without "
+            f"steps: --array=0-{count - 1}, not one that begins at {begin}"
+        )
+    if index >= count:
+        raise UserError(f"{given}: i counts from 0 to n − 1, here to {count - 1}")
+    return index, count
 
 
 def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -110,6 +110,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # a CPU, whose cores share a run's products by threads), always, never.
                 "share_batches": "auto",
                 "checkpoint_seconds": 60.0,
+                # After how long without a sign of life the other machines that share the work
+                # folder take a worker for dead.
+                "claim_seconds": 60.0,
                 "tensorboard": True,  # written where TensorFlow is installed
                 "compilation_cache": True,
             },

@@ -6,7 +6,7 @@ layout are written to `groups/<name>/members.json` once and never decided again.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -131,8 +131,10 @@ def thaw(group: Group, folder: Path) -> None:
     folder.rmdir()
 
 
-def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
-    """Groups begun earlier that hold any of `points` (by name).
+def frozen(
+    workdir: Path, points: Mapping[str, Point], own: Container[str] | None = None
+) -> list[Group]:
+    """Groups begun earlier that hold any of `points` (by name), or of those of them in `own`.
 
     A group begun earlier goes on whole, also where a changed sweep names only some of its runs.
 
@@ -140,20 +142,36 @@ def frozen(workdir: Path, points: Mapping[str, Point]) -> list[Group]:
       UserError: a members.json that cannot be read.
     """
     found_groups, replaced = [], set()
+    for name, (names, grid, replaces) in _members(workdir).items():
+        replaced.add(replaces)
+        if any(run in (points if own is None else own) for run in names):
+            found = tuple(points.get(run) or read_point(workdir, run) for run in names)
+            found_groups.append(Group(name, names, found, grid))
+    return [group for group in found_groups if group.name not in replaced]
+
+
+def replaced(workdir: Path) -> set[str]:
+    """Names of groups that were divided."""
+    return {replaces for _, _, replaces in _members(workdir).values()}
+
+
+def _members(workdir: Path) -> dict[str, tuple[tuple[str, ...], Layout, str]]:
+    """Of each frozen group its runs, its layout and which group it replaces ("": none)."""
+    found = {}
     for file in sorted((workdir / "groups").glob(f"*/{MEMBERS}")):
         try:
             members = json.loads(file.read_text())
             names, grid = tuple(members["points"]), Layout(**members["layout"])
-            replaced.add(members.get("how", {}).get("replaces"))
+            replaces = str(members.get("how", {}).get("replaces", ""))
+        except FileNotFoundError:
+            continue  # divided by another worker since it was listed
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{file} cannot be read ({error}): remove the folder {file.parent} to train its "
                 "runs again"
             ) from None
-        if any(name in points for name in names):
-            found = tuple(points.get(name) or read_point(workdir, name) for name in names)
-            found_groups.append(Group(file.parent.name, names, found, grid))
-    return [group for group in found_groups if group.name not in replaced]
+        found[file.parent.name] = names, grid, replaces
+    return found
 
 
 def named(names: Sequence[str], workdir: Path, points: Mapping[str, Point]) -> list[Group]:

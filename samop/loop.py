@@ -261,6 +261,7 @@ def train(
     profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
     begun: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
 
@@ -278,12 +279,14 @@ def train(
       profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
       begun: called whenever an epoch is on its way to the devices.
+      check: called before anything is written; raises where the group is another worker's now.
 
     Returns:
       The number of epochs trained by this call.
     """
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
+    check()
     if stopping.announced() and not processes.several():
         raise stopping.Stopped
     if processes.agreed(lambda: is_trained(group, workdir)):
@@ -294,7 +297,7 @@ def train(
     evaluations = speed.grad_evals(state)
     report(begin)
     inputs = feed(ready)
-    watching = watch.Watch(ready, workdir, inputs)
+    watching = watch.Watch(ready, workdir, inputs, check)
     # One writer of records; the others have no files.
     log = metrics.GroupRecords(points if processes.first() else [], tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
@@ -333,6 +336,7 @@ def train(
             if save and number + 1 < ready.epochs:
                 read(*pending)
                 pending = None
+                check()
                 log.flush(sync=True)
                 watching.sync()
                 saver.save(number + 1, state)
@@ -341,10 +345,12 @@ def train(
                 if stop:
                     raise stopping.Stopped
             elif time.monotonic() - flushed > FLUSH_SECONDS:
+                check()
                 log.flush()
                 flushed = time.monotonic()
         if pending:
             read(*pending)
+        check()
         log.flush(sync=True)
         watching.sync()
         return state
@@ -361,6 +367,7 @@ def train(
     params = transforms.eval_params(state.opt_state, state.params)
     variables = {"params": params, **state.model_state}
     final = jax.tree.map(lambda x: real(group, x), processes.fetch(variables))
+    check()
     if processes.first():
         checkpoint.save(folder / "final", final)
         line = {
@@ -378,6 +385,7 @@ def train(
             line["curvature_seconds"] = round(watching.seconds, 3)
         for point in points:
             records.append_plain(point / "timing.jsonl", line)
+        check()
         _finish(ready, workdir)
     return ready.epochs - begin
 

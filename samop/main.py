@@ -58,17 +58,22 @@ def execute(request) -> int:
     """Plans, trains and reports; of several processes the first one speaks."""
     from samop import plans, processes, sweep
 
-    plan = sweep.plan(request.config, request.axes, request.command)
+    plan = sweep.plan(request.config, request.axes, request.command, request.shard)
     if processes.first():
         for note in request.notes:
             print(note)
         print(plans.describe(plan, request.workdir))
     if request.dry_run:
         return 0
-    sweep.run(plan, request.workdir)
-    if processes.first():
-        from samop import report
+    others = sweep.run(plan, request.workdir)
+    if not processes.first():
+        return 0
+    if unfinished := plans.unfinished(plan, request.workdir, others):
+        print(unfinished)
+        return 0
+    from samop import claims, report
 
+    with claims.hold(request.workdir, "report", request.config.run.claim_seconds, "reports"):
         print(report.write(request.workdir), end="")
     return 0
 

@@ -1,13 +1,14 @@
 """A plan in words: what `--dry_run` prints."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from samop import config as configs
-from samop import environment, modes, sweep, timings
+from samop import environment, modes, shards, sweep, timings
 from samop.progress import duration
 from samop.workloads import build, parameters
 
@@ -29,11 +30,46 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
         + _range(lambda p: p["train"]["batch_size"], points),
         *(f"  data: {name}, {_source(source)}" for name, source in sources.items()),
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
+        *_shard(plan),
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
         *_together(sweep.fresh_points(plan, workdir), plan, used),
         *_drowned(points),
     ]
     return "\n".join(lines)
+
+
+def unfinished(plan: sweep.Plan, workdir: Path, others: Sequence[str]) -> str:
+    """What a command says at its end while others train still; "": nobody does, or all is done.
+
+    Args:
+      plan, workdir: of the command.
+      others: who trains still, as `sweep.run` says.
+    """
+    done = sum(sweep.is_done(workdir, name) for name in plan.points)
+    if done == len(plan.points) or not (others or plan.shard[1] > 1):
+        return ""
+    lines = [f"{who}: {n} group{'s' * (n > 1)} of runs" for who, n in Counter(others).items()]
+    still = f"; still training: {', '.join(lines)}" if lines else ""
+    shard = " of all shards" if plan.shard[1] > 1 else ""
+    return (
+        f"{done} of {len(plan.points)} runs{shard} are done{still}. "
+        "The command that ends last writes the report"
+        + (
+            " (of shards in folders of their own: once they are merged, samop.report)"
+            if shard
+            else ""
+        )
+    )
+
+
+def _shard(plan: sweep.Plan) -> list[str]:
+    """Which part of the sweep this command trains; nothing where it is all of it."""
+    index, count = plan.shard
+    if count == 1:
+        return []
+    own = {name: plan.points[name] for name in plan.own}
+    share = f"{100 * shards.cost(own) / shards.cost(plan.points):.0f} % of the cost"
+    return [f"  shard {index}/{count}: {len(own)} of {len(plan.points)} runs, {share}"]
 
 
 def _drowned(points: list[Any]) -> list[str]:

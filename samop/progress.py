@@ -65,6 +65,13 @@ class Progress:
             self._said = now
             print(f"{text}  {100 * self.done / self.work:.0f} %  {self._left()}", file=sys.stderr)
 
+    def leave_out(self, runs: int, work: float) -> None:
+        """Counts less: of runs that another worker trains."""
+        self.runs -= runs
+        self.work = max(self.work - work, 1e-9)
+        if self._bar:
+            self._bar.update(self._task, total=self.work)
+
     def _left(self) -> str:
         if self.done <= 0:
             return ""

@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,8 @@ def write_atomic(path: Path, text: str, sync: bool = True) -> None:
 
     Without `sync` a power failure may still lose it; a killed process does not.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of different machines, or containers, may have the same number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     with open(temporary, "w") as file:
         file.write(text)
         if sync:

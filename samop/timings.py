@@ -3,6 +3,9 @@
 Nothing that a run computes depends on these numbers.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 
 from samop import config as configs
@@ -17,10 +20,13 @@ FILE = "timings.json"
 
 def work(group: Group) -> float:
     """A group's rough cost in arbitrary units, to weigh progress by."""
-    point = group.points[0]
+    return group.layout.padded[0] * group.layout.padded[1] * cost(group.points[0])
+
+
+def cost(point: Mapping[str, Any]) -> float:
+    """A run's rough cost in arbitrary units, by its config alone."""
     passes = variants.cost(point["optimizer"])
-    runs = group.layout.padded[0] * group.layout.padded[1]
-    return runs * configs.epochs(point) * passes * (parameters(point) + STEP_OVERHEAD)
+    return configs.epochs(point) * passes * (parameters(point) + STEP_OVERHEAD)
 
 
 def remember(group: Group, epochs: int, seconds: float) -> None:

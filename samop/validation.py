@@ -40,6 +40,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _one_of(config, "run.mode", MODES)
     _one_of(config, "run.share_batches", SHARE_BATCHES)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
+    _number(config, "run.claim_seconds", 1e-3, math.inf)
     if not isinstance(config["profile"], str):
         raise UserError(f"profile={config['profile']!r} should be of type str: a folder, or ''")
     _whole(config, "seed", 0, 2**32 - 1)

@@ -51,13 +51,16 @@ class Watch:
       ready: the group.
       workdir: the sweep's folder.
       inputs: the epoch's arguments that stay, see `samop.loop.feed`.
+      check: called before rows are written, see `samop.loop.train`.
 
     Raises:
       UserError: what the config asks for cannot be measured on these data and networks.
     """
 
-    def __init__(self, ready: "Ready", workdir: Path, inputs: tuple[PyTree, ...]):
-        self._ready, self._inputs = ready, inputs
+    def __init__(
+        self, ready: "Ready", workdir: Path, inputs: tuple[PyTree, ...], check=lambda: None
+    ):
+        self._ready, self._inputs, self._check = ready, inputs, check
         self._config = ready.group.points[0]
         self._spe = ready.run.steps_per_epoch
         self._due = due(self._config, self._spe, ready.epochs)
@@ -109,6 +112,7 @@ class Watch:
         whole, part = divmod(step, self._spe)
         epoch = step / self._spe if part else whole
         last = step == self._due[-1]
+        self._check()
         for i, (point, file) in enumerate(zip(group.points, self._files)):
             place = divmod(i, group.layout.cells)
             params, model_state = jax.tree.map(lambda x, place=place: x[place], grid)

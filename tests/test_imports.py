@@ -59,8 +59,9 @@ LAYERS = {
         "profiling",
         "speed",
         "pauses",
+        "claims",
     },
-    4: {"timings", "modes", "sweep", "plans"},
+    4: {"timings", "shards", "modes", "planning", "sweep", "plans"},
     5: {
         "statistics",
         "pairing",
@@ -77,12 +78,14 @@ LAYERS = {
         "curvature",
         "cli",
         "main",
+        "submit",
     },
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
     "figures", "report", "records", "cli", "flatness", "throughput",
+    "claims", "submit",
 )  # fmt: skip
 
 

@@ -1,0 +1,284 @@
+"""Who works on what, where many workers share one work folder. No jax.
+
+A claim is a file, `.claims/NAME.claim.K` in the work folder, that only one worker can create
+(O_EXCL). The highest K is in force. Its owner locks it (flock), writes into it who it is, and
+renews its modification time from a thread. A dead claim K is taken over by creating K+1, which
+again only one can.
+
+Whether an owner lives: on the same machine, that is under the same kernel, its lock says so at
+once, and the system frees that however the process ends. From another machine only by the file
+server's own times: the claim's against that of a file which is touched now. No machine's clock
+takes part, so that one which is wrong, or jumps, changes nothing.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samop.errors import UserError
+
+FOLDER = ".claims"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of Linux; other systems have none
+LATER = 0.1  # seconds between two looks at a claim that is waited for
+PATIENCE = 10  # looks until the user is told
+GONE = (errno.ENOENT, errno.ESTALE)
+
+
+class LostClaim(UserError):
+    """This worker was taken for dead, and another has gone on with what it claimed."""
+
+
+class Holder(NamedTuple):
+    """The owner of a claim that is alive, as far as its file tells.
+
+    Attributes:
+      host: its machine's name; "": not known.
+      pid: its process; 0: not known.
+    """
+
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}" if self.pid else "another process"
+
+
+class Claim:
+    """A claim of this process, in force until `release`. Made by `take`.
+
+    Args:
+      path: its file, without the generation.
+      generation: which one it is.
+      file: descriptor of the open file, just created.
+      seconds: without renewal for longer, other machines take it for dead.
+    """
+
+    def __init__(self, path: Path, generation: int, file: int, seconds: float):
+        self._path, self._generation, self._file = path, generation, file
+        self._over = threading.Event()
+        self._lost = False
+        try:
+            # Waits for nobody but who looks at the file right now.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            locked = True
+        except OSError:  # a file system without locks: times decide everywhere
+            locked = False
+        who = {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
+        text = json.dumps({**who, "token": secrets.token_hex(8), "locked": locked})
+        os.write(file, text.encode())
+        name = f"claim {path.name}"
+        self._thread = threading.Thread(
+            target=self._renew, args=(seconds / 4,), name=name, daemon=True
+        )
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raises LostClaim unless the claim is in force still; before anything is written."""
+        if self._lost or not self._in_force():
+            self._lost = True
+            raise LostClaim(
+                f"{self._path.parent.parent}: this process was stopped for so long that another "
+                "one took over what it was doing (config field run.claim_seconds says how long "
+                "that takes); nothing is lost, and the same command helps it"
+            )
+
+    def release(self) -> None:
+        """Gives the claim up. Once lost, its files are for the new owner to remove."""
+        if self._over.is_set():
+            return
+        self._end()
+        with contextlib.suppress(OSError):
+            if not self._lost and self._in_force():
+                # Its own last: a dead generation should never be the highest.
+                for generation in sorted(_generations(self._path)):
+                    _numbered(self._path, generation).unlink(missing_ok=True)
+        os.close(self._file)
+
+    def withdraw(self) -> None:
+        """Takes back a claim that should not have been made, leaving the others' files."""
+        self._end()
+        with contextlib.suppress(OSError):
+            if self._is_own():
+                _numbered(self._path, self._generation).unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _end(self) -> None:
+        self._over.set()
+        self._thread.join()  # it uses the descriptor that is closed next
+
+    def _renew(self, every: float) -> None:
+        while not self._over.wait(every):
+            try:
+                if not self._in_force():
+                    self._lost = True
+                    return
+                os.utime(self._file)  # without times: the file server sets its own
+            except OSError:
+                continue  # a network that is down, say: the next check tells what came of it
+
+    def _in_force(self) -> bool:
+        touched(self._path.parent)  # a change of the folder has a network's client read it anew
+        return self._is_own() and max(_generations(self._path), default=-1) == self._generation
+
+    def _is_own(self) -> bool:
+        try:
+            found, own = os.stat(_numbered(self._path, self._generation)), os.fstat(self._file)
+        except OSError as error:
+            if error.errno in GONE:
+                return False
+            raise
+        return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
+
+
+def take(workdir: Path, name: str, seconds: float) -> Claim | Holder:
+    """Claims `name` in a work folder, or tells whose it is.
+
+    Args:
+      workdir: the work folder, made where it is missing.
+      name: what is claimed.
+      seconds: claims that other machines have not renewed for longer are dead.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    path = workdir / FOLDER / f"{name}.claim"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            newest = max(_generations(path), default=-1)
+            if newest >= 0 and (owner := _owner(_numbered(path, newest), seconds)):
+                return owner
+            try:
+                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+                file = os.open(_numbered(path, newest + 1), flags, 0o666)
+            except FileExistsError:
+                continue
+            try:
+                claim = Claim(path, newest + 1, file, seconds)
+            except BaseException:
+                _numbered(path, newest + 1).unlink(missing_ok=True)
+                os.close(file)
+                raise
+            # Between the look and the file a whole generation may have come and be going, or an
+            # owner that slept have woken up.
+            if max(_generations(path), default=-1) != newest + 1:
+                claim.withdraw()
+            elif newest >= 0 and (owner := _owner(_numbered(path, newest), seconds)):
+                claim.withdraw()
+                return owner
+            else:
+                return claim
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror}; choose a folder that can"
+        ) from None
+
+
+@contextlib.contextmanager
+def hold(workdir: Path, name: str, seconds: float, doing: str) -> Iterator[Claim]:
+    """A claim for the length of a `with` block; waits while another worker has it.
+
+    Args:
+      workdir, name, seconds: as for `take`.
+      doing: what its owner does, for who waits: "plans the sweep".
+    """
+    looks = 0
+    while not isinstance(claim := take(workdir, name, seconds), Claim):
+        looks += 1
+        if looks == PATIENCE:
+            print(f"waiting: {claim} {doing} in {workdir}", file=sys.stderr, flush=True)
+        time.sleep(LATER)
+    try:
+        yield claim
+    finally:
+        claim.release()
+
+
+def holder(workdir: Path, name: str, seconds: float) -> Holder | None:
+    """Who has claimed `name` and is alive; arguments as for `take`."""
+    path = workdir / FOLDER / f"{name}.claim"
+    newest = max(_generations(path), default=-1)
+    return _owner(_numbered(path, newest), seconds) if newest >= 0 else None
+
+
+def touched(folder: Path) -> float:
+    """What time the file server has now: that of a file which was just touched there."""
+    probe = folder / f".probe-{secrets.token_hex(8)}"
+    file = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    try:
+        os.utime(file)
+        return os.fstat(file).st_mtime
+    finally:
+        os.close(file)
+        probe.unlink(missing_ok=True)
+
+
+def _owner(file: Path, seconds: float) -> Holder | None:
+    """The owner of one generation of a claim; None: it is dead or gone."""
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
+    try:
+        record = _record(os.read(handle, 4096))
+        found = Holder(str(record.get("host", "")), int(record.get("pid", 0)))
+        if record.get("locked") and _same_kernel(record):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # many may look at a time
+            except BlockingIOError:
+                return found
+            return None
+        # Without a word in it too: its owner was killed, or is just about to write.
+        age = touched(file.parent) - os.fstat(handle).st_mtime
+        return found if age <= seconds else None
+    finally:
+        os.close(handle)
+
+
+def _record(text: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+        return record if isinstance(record, dict) and isinstance(record["pid"], int) else {}
+    except (ValueError, KeyError):
+        return {}
+
+
+def _same_kernel(record: dict[str, Any]) -> bool:
+    boot = _boot()
+    if boot or record.get("boot"):
+        return boot == record.get("boot")
+    return record.get("host") == socket.gethostname()
+
+
+def _boot() -> str:
+    try:
+        return BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _numbered(path: Path, generation: int) -> Path:
+    return path.with_name(f"{path.name}.{generation}")
+
+
+def _generations(path: Path) -> list[int]:
+    """The generations of a claim that are there."""
+    start = f"{path.name}."
+    try:
+        names = os.listdir(path.parent)
+    except FileNotFoundError:
+        return []
+    ends = (name.removeprefix(start) for name in names if name.startswith(start))
+    return [int(end) for end in ends if end.isdecimal()]
