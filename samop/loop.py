@@ -27,9 +27,10 @@ from samop import (
     watch,
 )
 from samop import config as configs
+from samop.division import BATCH
 from samop.feeding import padded
 from samop.groups import Group
-from samop.sharding import BATCH, Program, make_program, spread
+from samop.sharding import Program, divided, make_program
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -77,7 +78,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     if stream is None:
         epoch = compiled = program.epoch.lower(*arguments).compile()
     else:
-        pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point))
+        pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point, program))
         epoch, compiled = streaming.epoch(stream, program, pieces, point), pieces.chunk
     return ready._replace(
         epoch=epoch,
@@ -92,7 +93,7 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = make_run(point, workload, *([spread] if group.layout.batch > 1 else []))
+    run = make_run(point, workload, divided(group.layout, point["train"]["statistics"]))
     program = make_program(run, group.layout, devices)
     epoch = program.epoch
     if stream is not None:
