@@ -28,6 +28,7 @@ from samop import (
 )
 from samop import config as configs
 from samop.division import BATCH
+from samop.errors import UserError
 from samop.feeding import padded
 from samop.groups import Group
 from samop.sharding import Program, divided, make_program
@@ -93,8 +94,15 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = make_run(point, workload, divided(group.layout, point["train"]["statistics"]))
+    statistics = point["train"]["statistics"]
+    run = make_run(point, workload, divided(group.layout, statistics))
     program = make_program(run, group.layout, devices)
+    if statistics == "replica" and program.mesh.size != group.layout.devices:
+        raise UserError(
+            f"train.statistics='replica': group {group.name} began with its batches on "
+            f"{group.layout.devices} devices, and {program.mesh.size} would make it another run: "
+            "go on with as many, or begin anew in another workdir"
+        )
     epoch = program.epoch
     if stream is not None:
         epoch = streaming.epoch(stream, program, program.pieces, point)

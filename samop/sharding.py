@@ -116,9 +116,8 @@ def pmapped(fn: Callable[..., PyTree], devices: Sequence[jax.Device]) -> Callabl
     """`fn` by `jax.pmap`, as `jax.shard_map` with whole arguments and results would have it.
 
     Only a dummy is mapped, so that states, checkpoints and records have no axis of devices. To be
-    called under `jax.jit`, which donates, lowers and compiles: jax's own pmap is `jit` of
-    `shard_map` since 0.8. Its `lower` would do so too, but by `in_axes` its donation spares
-    nothing where arguments are whole.
+    called under `jax.jit`, which donates, lowers and compiles as it does the others: jax 0.10's
+    own pmap is `jit` of `shard_map` over a mesh of one axis.
     """
 
     def call(*args):
