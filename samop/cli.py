@@ -28,6 +28,8 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
                           then fixed; --config.sweep.rho="(.1,.2)" changes an axis
   --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
                           same command again skips what is done and resumes what is not
+  --config.parallel=WAY   how devices share a run's batches, with equal results: jit (the default),
+                          shard_map or pmap
   --config.profile=DIR    writes a profiler's trace of one epoch of each group there
   --dry_run               prints the plan and trains nothing
   --verbose               logs what is going on

@@ -183,7 +183,7 @@ def test_pmap_takes_all_devices():
 
 def test_pmap_is_for_one_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="parallel='pmap' is for one process.*use 'jit'"):
+    with pytest.raises(UserError, match=r"parallel='pmap' is for one process.*use 'jit'"):
         groups.make([[small.point(parallel="pmap", **TEN_STEPS)]], 8, 16)
 
 
