@@ -32,6 +32,8 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
                           commands, on several machines, may share a folder
   --shard=I/N             trains the I-th of N parts of about equal cost, I from 0 to N-1; the parts
                           may share a folder, or be merged by copying (`cp -r`) afterwards
+  --config.parallel=WAY   how devices share a run's batches, with equal results: jit (the default),
+                          shard_map or pmap
   --config.profile=DIR    writes a profiler's trace of one epoch of each group there
   --coordinator=HOST:PORT --processes=N --process=I
                           this is process I (0 … N−1) of N that train together, one or more a

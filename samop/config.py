@@ -15,7 +15,7 @@ from samop.tasks import TASKS
 # Fields that vary inside one compiled program; everything else is static (shapes or structure).
 TRACED = ("optimizer.rho", "optimizer.lr", "optimizer.weight_decay", "data.label_noise")
 # What says how to run and what to sweep; it is not part of a run's identity.
-NOT_IDENTITY = ("run", "sweep", "profile")
+NOT_IDENTITY = ("run", "sweep", "profile", "parallel")
 ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}  # of adam and adamw
 
 
@@ -33,6 +33,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
             "experiment": "unnamed",
             "workload": workload,
             "seed": 0,
+            # How devices share the batches of a run, with equal results: jit (XLA's partitioner
+            # divides functions of whole batches), shard_map or pmap (functions of one device).
+            "parallel": "jit",
             "profile": "",  # a folder: a profiler's trace of one epoch of each group goes there
             "data": {
                 "name": "digits",
@@ -80,6 +83,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Whether each epoch says how well the training examples with true labels, and
                 # those with flipped ones, are fitted; costs a forward pass on all of them.
                 "label_parts": False,
+                # Of BatchNorm: batch, the whole batch's; replica, those of each device's own rows,
+                # so that results depend on the devices (parallel="shard_map" or "pmap").
+                "statistics": "batch",
             },
             "precision": {
                 "params": "float32",
@@ -240,6 +246,8 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
             plain[name] = section
     if not plain["train"]["label_parts"]:
         plain["train"].pop("label_parts")
+    if plain["train"].get("statistics") == "batch":
+        plain["train"].pop("statistics")
     if plain["optimizer"]["base"] == "sgd":
         plain["optimizer"].update(ADAM)  # which it does not read
     else:

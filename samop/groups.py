@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from samop import config as configs
 from samop import processes, records
 from samop.errors import UserError
-from samop.sharding import Layout, layout
+from samop.sharding import Layout, check, layout
 
 Point = Mapping[str, Any]
 MEMBERS = "members.json"
@@ -55,10 +55,25 @@ def make(rows: Sequence[Sequence[Point]], devices: int, batch: int = 1) -> Group
     """A new group from a grid of configs, one row a seed; arguments as for `sharding.layout`.
 
     Of several processes all devices take part.
+
+    Raises:
+      UserError: the devices cannot divide the batches as the config's `parallel` wants it.
     """
     points = tuple(point for row in rows for point in row)
     names = tuple(configs.point_name(point) for point in points)
-    grid = layout(len(rows), len(rows[0]), devices, batch, processes.several())
+    parallel = points[0]["parallel"] if batch > 1 else "jit"
+    several = processes.several()
+    grid = layout(len(rows), len(rows[0]), devices, batch, several)._replace(parallel=parallel)
+    if parallel == "pmap":
+        if batch % devices:
+            fits = [n for n in range(1, devices) if batch % n == 0]
+            raise UserError(
+                f"train.batch_size={batch} cannot be divided by the {devices} devices that "
+                f"parallel='pmap' uses: use run.devices={fits[-1]}, a batch size that is a "
+                f"multiple of {devices}, or parallel='jit'"
+            )
+        grid = grid._replace(rows=1, columns=1, batch=devices)
+    check(points[0], grid)
     return Group(configs.digest(names), names, points, grid)
 
 

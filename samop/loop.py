@@ -29,10 +29,13 @@ from samop import (
     watch,
 )
 from samop import config as configs
+from samop.division import BATCH
+from samop.errors import UserError
 from samop.feeding import padded
 from samop.groups import Group
 from samop.pauses import Pauses
-from samop.sharding import BATCH, Program, fitted, make_program, spread
+from samop.sharding import Program, divided, fitted, make_program
+from samop.sharding import check as check_layout
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -80,7 +83,7 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     if stream is None:
         epoch = compiled = program.epoch.lower(*arguments).compile()
     else:
-        pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point))
+        pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point, program))
         epoch, compiled = streaming.epoch(stream, program, pieces, point), pieces.chunk
     return ready._replace(
         epoch=epoch,
@@ -98,8 +101,16 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     several = processes.several()
     shared = point["train"]["batch_size"] if several and _shareable(point, workload) else 1
     here = fitted(group.layout, len(devices), shared, several)
-    run = make_run(point, workload, *([spread] if here.batch > 1 else []))
+    check_layout(point, here)
+    statistics = point["train"]["statistics"]
+    run = make_run(point, workload, divided(here, statistics))
     program = make_program(run, group.layout, here, devices)
+    if statistics == "replica" and program.mesh.size != group.layout.devices:
+        raise UserError(
+            f"train.statistics='replica': group {group.name} began with its batches on "
+            f"{group.layout.devices} devices, and {program.mesh.size} would make it another run: "
+            "go on with as many, or begin anew in another workdir"
+        )
     epoch = program.epoch
     if stream is not None:
         epoch = streaming.epoch(stream, program, program.pieces, point)
@@ -108,7 +119,7 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
 
 
 def _shareable(point: Mapping[str, Any], workload: Workload) -> bool:
-    return workload.splits is not None and point["run"]["share_batches"] != "never"
+    return workload.world is None and point["run"]["share_batches"] != "never"
 
 
 def shapes(ready: Ready) -> tuple[PyTree, ...]:

@@ -96,21 +96,23 @@ def most_runs(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) 
     """How many runs like `point` may train as one program."""
     if one_at_a_time(build(point)):
         return 1
-    return _most(choose(point, run, used).mode, run, len(used))
+    # Of pmap all devices share the batches of a group, so that one a device is one a group.
+    devices = 1 if point["parallel"] == "pmap" else len(used)
+    return _most(choose(point, run, used).mode, run, devices)
 
 
 def shared_batch(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> int:
     """Size of the batches of runs like `point` that left-over devices share; 1: they stay idle.
 
     On a CPU the cores share a run's products by threads already, which is as fast: a ResNet-18 of
-    16 filters took 7.6 s for 40 steps, and 8.0 s with its batches on two simulated devices. The
-    cores of several processes can be shared by nothing else.
+    16 filters took 7.6 s for 40 steps, and 8.0 s with its batches on two simulated devices. There
+    they are shared only if somebody asks for it, by `parallel` as well, or where the cores are
+    those of several processes.
     """
-    workload = build(point)
-    if run["share_batches"] == "never" or workload.splits is None:
+    if run["share_batches"] == "never" or build(point).world is not None:
         return 1
-    alone = used[0].platform == "cpu" and not processes.several()
-    if run["share_batches"] == "auto" and alone:
+    asked = run["share_batches"] == "always" or point["parallel"] != "jit" or processes.several()
+    if used[0].platform == "cpu" and not asked:
         return 1
     return point["train"]["batch_size"]
 

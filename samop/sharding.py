@@ -3,13 +3,12 @@
 A group of runs is a grid of seeds × cells; a cell is one setting of the traced fields. The batch
 order belongs to the seed, so cells of one seed share it and XLA gathers each batch once for all.
 
-Devices that are left over share the batches of each run. That is no matter of the run's functions,
-which are of whole batches: they constrain a batch's examples to lie on the mesh's axis "batch", and
-XLA's partitioner divides what is computed from them. So BatchNorm's statistics are those of the
-whole batch, and random masks are what one device would draw.
+Devices that are left over share the batches of each run, along the mesh's axis "batch". Whether
+XLA's partitioner divides what is computed from them, or the run's functions are those of one device
+(`config.parallel`), see `samop.division`; results are equal.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,12 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from samop import processes
+from samop import processes, variants
+from samop.division import BATCH, CONSTRAINED, WHOLE, Division, mapped
+from samop.errors import UserError
 from samop.train import Run
 
 PyTree = Any
 AXES = ("seeds", "cells")
-BATCH, COPIES = "batch", "copies"
+COPIES = "copies"
 
 
 class Layout(NamedTuple):
@@ -35,6 +36,8 @@ class Layout(NamedTuple):
         runs are thrown away.
       batch: how many devices share the batches of each run.
       copies: how many devices compute the same: of several processes none may be left out.
+      parallel: how they do, see `config.parallel`. Of "pmap" all devices share the
+        batches of all runs.
     """
 
     seeds: int
@@ -42,6 +45,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     batch: int = 1
+    parallel: str = "jit"
     copies: int = 1
 
     @property
@@ -98,7 +102,7 @@ def _full(seeds: int, cells: int, devices: int, batch: int) -> list[Layout]:
         for columns in _divisors(devices // rows):
             left = devices // (rows * columns)
             for shared in (n for n in _divisors(left) if batch % n == 0):
-                found.append(Layout(seeds, cells, rows, columns, shared, left // shared))
+                found.append(Layout(seeds, cells, rows, columns, shared, copies=left // shared))
     return found
 
 
@@ -120,6 +124,8 @@ def fitted(layout: Layout, available: int, batch: int = 1, every: bool = False) 
       layout: of the group.
       available, batch, every: as for `layout`.
     """
+    if layout.parallel == "pmap":
+        return layout._replace(batch=_largest_divisor(layout.batch, available))
     if layout.devices == available or (layout.devices < available and not every):
         return layout
     seeds, cells = layout.padded
@@ -137,12 +143,31 @@ def fitted(layout: Layout, available: int, batch: int = 1, every: bool = False) 
     else:
         best = max(choices, key=lambda c: (c.rows * c.columns, c.rows))
         best = best._replace(batch=_largest_divisor(layout.batch, available // best.devices))
-    return best
+    return best._replace(parallel=layout.parallel)
 
 
-def spread(tree: PyTree) -> PyTree:
-    """Arrays whose leading axis is a batch's, divided among the devices that share it."""
-    return jax.lax.with_sharding_constraint(tree, PartitionSpec(BATCH))
+def divided(layout: Layout, statistics: str = "batch") -> Division:
+    """How a run of that layout has its batches, see `samop.division`."""
+    if layout.parallel != "jit":
+        return mapped(statistics)
+    return CONSTRAINED if layout.batch > 1 else WHOLE
+
+
+def pmapped(fn: Callable[..., PyTree], devices: Sequence[jax.Device]) -> Callable[..., PyTree]:
+    """`fn` by `jax.pmap`, as `jax.shard_map` with whole arguments and results would have it.
+
+    Only a dummy is mapped, so that states, checkpoints and records have no axis of devices. To be
+    called under `jax.jit`, which donates, lowers and compiles as it does the others: jax 0.10's
+    own pmap is `jit` of `shard_map` over a mesh of one axis.
+    """
+
+    def call(*args):
+        one = lambda _, *args: fn(*args)  # noqa: E731
+        axes = (0, *(None,) * len(args))
+        mapped = jax.pmap(one, BATCH, in_axes=axes, out_axes=None, devices=devices)
+        return mapped(jnp.arange(len(devices)), *args)
+
+    return call
 
 
 class Program(NamedTuple):
@@ -158,7 +183,8 @@ class Program(NamedTuple):
       pieces: the same of a streamed run, whose epoch is in pieces, see `samop.streaming`: its
         chunk donates the state.
       state: shapes and shardings of the state, for compiling and for restoring a checkpoint.
-      mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong.
+      mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong; and
+        "batch" and "batches", one [size, ...] or several [K, size, ...] that come from outside.
     """
 
     start: Callable[..., PyTree]
@@ -187,9 +213,13 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
       here: how it lies on these devices, see `fitted`.
       devices: those there are; each one that is used holds the whole data set.
     """
+    by_pmap, manual = here.parallel == "pmap", here.parallel != "jit"
     used = np.array(devices[: here.devices])
     extents = {"seeds": here.rows, "cells": here.columns}
-    extents |= {name: n for name, n in ((BATCH, here.batch), (COPIES, here.copies)) if n > 1}
+    if here.batch > 1 or manual:
+        extents[BATCH] = here.batch
+    if here.copies > 1:
+        extents[COPIES] = here.copies
     mesh = Mesh(used.reshape(*extents.values()), tuple(extents))
     one = jax.eval_shape(run.start, *jax.eval_shape(run.init, np.uint32(0)))
     # Counts are the same for all runs. Left unbatched, a cond on them stays a cond, where a
@@ -209,6 +239,7 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
         of_a_seed = _map(fn, (batched, False, True, True, False, *own), out)
         return _map(of_a_seed, (batched, True, False, True, False, *own), out)
 
+    partitioned = here.batch > 1 and not manual
     grid = PartitionSpec(*AXES)
     seeds, cells = (PartitionSpec(axis) for axis in AXES)
     every = PartitionSpec()
@@ -226,10 +257,13 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
     )
 
     def sharded(fn, out, scalars):
+        if by_pmap:
+            return pmapped(fn, list(used))
         specs = (state, seeds, cells, grid, every, *(every,) * scalars)
         # What is not named here, the axis of batches, is the partitioner's.
+        names = set(mesh.axis_names if manual else AXES)
         return jax.shard_map(
-            fn, mesh=mesh, in_specs=specs, out_specs=out, axis_names=set(AXES), check_vma=False
+            fn, mesh=mesh, in_specs=specs, out_specs=out, axis_names=names, check_vma=False
         )
 
     epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
@@ -245,8 +279,37 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
         advance=jax.jit(advance),
         state=shapes,
         mesh=mesh,
-        specs={"seeds": seeds, "cells": cells, "grid": grid, "every": every},
+        specs={
+            "seeds": seeds,
+            "cells": cells,
+            "grid": grid,
+            "every": every,
+            "batch": PartitionSpec(BATCH) if partitioned else every,
+            "batches": PartitionSpec(None, BATCH) if partitioned else every,
+        },
         pieces=pieces,
+    )
+
+
+def check(point: Mapping[str, Any], layout: Layout) -> None:
+    """Refuses a layout whose parts of a batch are not what the run needs.
+
+    Raises:
+      UserError: ascent groups that would be cut; several processes where that cannot be.
+    """
+    if layout.parallel == "jit":
+        return
+    if layout.parallel == "pmap" and jax.process_count() > 1:
+        raise UserError("parallel='pmap' is for one process, and there are several: use 'jit'")
+    size, m = point["train"]["batch_size"], variants.resolved(point["optimizer"])["m"]
+    if not m or size // layout.batch % m == 0:
+        return
+    raise UserError(
+        f"optimizer.m={m} does not divide the {size // layout.batch} examples that each of "
+        f"{layout.batch} devices has of train.batch_size={size}, and with parallel="
+        f"{layout.parallel!r} a group lies on one device: use run.devices="
+        f"{_largest_divisor(size // m, layout.batch)}, a train.batch_size that is a multiple of "
+        f"{m * layout.batch}, or parallel='jit'"
     )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from samop import diagnostics, optim, precision, transforms, trees
+from samop.division import WHOLE, Division
 from samop.workloads import Batch, Workload
 
 PyTree = Any
@@ -55,26 +55,31 @@ def train_step(
     workload: Workload,
     opt: optim.Optimizer,
     passes: Passes = FULL,
+    division: Division = WHOLE,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update. Statistics and metrics come from the clean pass at `params`.
 
     Args:
       state: before the step.
-      batch: network inputs, see `Workload.batch`.
+      batch: network inputs, see `Workload.batch`; of this device, where the batch is divided.
       key: dropout key; both passes of SAM use it, so they see the same masks.
       workload: see `samop.workloads`.
       opt: the optimiser; its update receives `grad_fn`.
       passes: precision of the two passes.
+      division: of the batch. Ascent groups are whole: inside of one nothing is averaged over
+        devices, its BatchNorm and its dropout are its own.
 
     Returns:
       The state after the step and the batch's mean metrics (scalars).
     """
     scaled = isinstance(state.opt_state, precision.LossScaledState)
     scale = state.opt_state.scale if scaled else None
-    first = loss_function(workload, state.model_state, passes.first, scale)
-    second = loss_function(workload, state.model_state, passes.second, scale)
+    axes = {} if opt.m else division.axes
+    first = loss_function(workload, state.model_state, passes.first, scale, axes)
+    second = loss_function(workload, state.model_state, passes.second, scale, axes)
     start = trees.wide(state.params)
-    batch = workload.weighed(batch)  # before it is divided into ascent groups
+    # Before it is divided into ascent groups.
+    batch = workload.weighed(batch, division.mean)
     if opt.ascent is not None:
         gradient = transforms.sam_gradient(
             first,
@@ -84,28 +89,44 @@ def train_step(
             has_aux=True,
             perturbed_loss_fn=second,
         )
-        grads, clean = gradient(start, {"batch": batch, "key": group_keys(batch, key, opt.m)})
-        metrics, model_state = clean.value[1]
+        keys = group_keys(batch, key, opt.m, division)
+        grads, clean = gradient(start, {"batch": batch, "key": keys})
+        seen, grads = clean.value[1], division.mean(grads)
         updates, opt_state = opt.tx.update(grads, state.opt_state, state.params)
     else:
         data = {"batch": batch, "key": key}
         clean_grad, sam_grad = (jax.grad(loss, has_aux=True) for loss in (first, second))
+        mean, own = division.mean, lambda params: params
         if opt.m:
-            data = {"batch": batch, "key": group_keys(batch, key, opt.m)}
+            # The optimiser has a gradient of every group, and averages them itself.
+            mean, own = division.whole, division.rows
+            data = {"batch": batch, "key": group_keys(batch, key, opt.m, division)}
             data = jax.tree.map(lambda x: x.reshape(-1, opt.m, *x.shape[1:]), data)
             clean_grad = jax.vmap(clean_grad, in_axes=(None, 0))
             sam_grad = jax.vmap(sam_grad)
-        grads, (metrics, model_state) = clean_grad(start, data)
+        grads, seen = clean_grad(start, data)
         if opt.m:
-            metrics, model_state = jax.tree.map(lambda x: x.mean(0), (metrics, model_state))
+            seen = jax.tree.map(lambda x: x.mean(0), seen)
+        grads = mean(grads)
         updates, opt_state = opt.tx.update(
-            grads, state.opt_state, state.params, grad_fn=lambda p: sam_grad(p, data)[0]
+            grads, state.opt_state, state.params, grad_fn=lambda p: mean(sam_grad(own(p), data)[0])
         )
+    metrics, model_state = division.mean(seen[0]), seen[1]
+    if division.axes:
+        # By what has moved, so that what never does stays as it is to the last bit.
+        moved = division.mean(trees.subtract(model_state, state.model_state))
+        model_state = trees.like(trees.add(state.model_state, moved), state.model_state)
     params = optax.apply_updates(state.params, updates)
     return TrainState(state.step + 1, params, model_state, opt_state), metrics
 
 
-def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: Any = None):
+def loss_function(
+    workload: Workload,
+    model_state: PyTree,
+    dtype: Any,
+    scale: Any = None,
+    axes: Mapping[str, str] = {},
+):
     """`loss(params, {"batch", "key"}) -> (scale · mean loss, (mean metrics, model_state))`.
 
     Args:
@@ -113,6 +134,7 @@ def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: An
       model_state: BatchNorm statistics before the step.
       dtype: what the network computes in; None: as its parameters are.
       scale: factor on the loss; None: one. The metrics are without it.
+      axes: mapped ones, see `samop.division`; losses and metrics are still those of the own rows.
     """
 
     def loss(params, data):
@@ -120,7 +142,7 @@ def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: An
         key = data["key"] if data["key"].ndim == 0 else data["key"][0]
         batch = {**data["batch"], "x": precision.cast(data["batch"]["x"], dtype)}
         outputs, new_state = workload.apply(
-            precision.cast(params, dtype), model_state, batch, key, True
+            precision.cast(params, dtype), model_state, batch, key, True, **axes
         )
         means = workload.means(trees.wide(outputs), data["batch"])
         scaled = means["loss"] if scale is None else scale * means["loss"]
@@ -129,9 +151,12 @@ def loss_function(workload: Workload, model_state: PyTree, dtype: Any, scale: An
     return loss
 
 
-def group_keys(batch: Batch, key: jax.Array, m: int) -> jax.Array:
-    """A key an example, [n]: that of its ascent group, so that groups drop out differently."""
-    number = jnp.arange(len(jax.tree.leaves(batch)[0])) // m
+def group_keys(batch: Batch, key: jax.Array, m: int, division: Division = WHOLE) -> jax.Array:
+    """A key an example, [n]: that of its ascent group, so that groups drop out differently.
+
+    Groups are counted through the whole batch, whatever of it this device has.
+    """
+    number = division.numbers(len(jax.tree.leaves(batch)[0])) // m
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, number)
 
 
@@ -145,8 +170,9 @@ def measure(
 ) -> dict[str, jax.Array]:
     """The perturbation of the next step on a batch (m-SAM: on its first group), as scalars.
 
-    Arguments as for `train_step`. Names begin with `DIAGNOSIS`; "…cosine_float32" is the cosine
-    of the second pass's gradient with the one computed in float32, where the two differ.
+    Arguments as for `train_step`; the batch is whole. Names begin with `DIAGNOSIS`;
+    "…cosine_float32" is the cosine of the second pass's gradient with the one computed in float32,
+    where the two differ.
     """
     scaled = isinstance(state.opt_state, precision.LossScaledState)
     inner = state.opt_state.inner if scaled else state.opt_state

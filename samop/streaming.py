@@ -15,6 +15,7 @@ from samop import chunks, transforms
 from samop.config import epochs
 from samop.data import sampling
 from samop.data.stream import Stream
+from samop.division import BATCH, WHOLE, Division
 from samop.errors import UserError
 from samop.running import shared
 from samop.sharding import Program
@@ -42,7 +43,7 @@ class Pieces(NamedTuple):
     close: Callable[..., dict[str, jax.Array]]
 
 
-def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
+def make_run(config: Mapping[str, Any], workload: Workload, division: Division = WHOLE) -> Run:
     """The functions of one run, see `samop.train.Run`; its epoch is in pieces.
 
     `labels` gives what noise adds to each label, modulo the number of classes: noise moves a label
@@ -51,6 +52,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
     Args:
       config: a validated config, see `samop.train.make_run`.
       workload: one with a stream.
+      division: of each batch over devices. Chunks come divided ("jit"), or whole to each device.
     """
     if jax.process_count() > 1:
         raise UserError("streamed examples train in one process so far, and there are several")
@@ -80,9 +82,9 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
         batches = {name: data[name] for name in ("x", "y", "index")}
 
         def update(state, i):
-            part = jax.tree.map(lambda a: a[i], batches)
-            batch = network_inputs(seed, labels, part, number)
-            return train_step(state, batch, step_key(seed, state), workload, opt, passes)
+            part = division.rows(jax.tree.map(lambda a: a[i], batches))
+            batch = division.kept(network_inputs(seed, labels, part, number))
+            return train_step(state, batch, step_key(seed, state), workload, opt, passes, division)
 
         def one(i, carry):
             state, seen = update(carry[0], i)
@@ -94,7 +96,7 @@ def make_run(config: Mapping[str, Any], workload: Workload) -> Run:
 
     def tally(state, seed, traced, labels, data, number):
         params = transforms.eval_params(state.opt_state, state.params)
-        values, counts, _ = sums(params, state.model_state, data, workload)
+        values, counts, _ = sums(params, state.model_state, data, workload, division)
         return {name: jnp.sum(value) for name, value in values.items()}, jnp.sum(counts)
 
     def close(state, seed, traced, labels, data, number):
@@ -125,19 +127,28 @@ def compiled(program: Program, arguments: tuple[PyTree, ...], data: tuple[PyTree
       arguments: of an epoch, `samop.loop.shapes`; its data are not looked at.
       data: shapes of what each of the three takes for data, `shapes`.
     """
-    place = program.sharding("every")
-    found = []
-    for piece, data_shapes in zip(program.pieces, data):
-        on_device = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), data_shapes
+
+    def put(shapes, where):
+        place = program.sharding(where)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes
         )
-        found.append(piece.lower(*arguments[:4], on_device, arguments[5]).compile())
+
+    found = []
+    for piece, data_shapes, where in zip(program.pieces, data, ("batches", "batches", "batch")):
+        parts = {name: put(x, _place(name, where)) for name, x in data_shapes.items()}
+        found.append(piece.lower(*arguments[:4], parts, arguments[5]).compile())
     return Pieces(*found)
 
 
-def shapes(stream: Stream, config: Mapping[str, Any]) -> tuple[PyTree, ...]:
+def _place(name: str, where: str) -> str:
+    """Where a part of the data belongs, see `Program.specs`; numbers are everywhere."""
+    return "every" if name == "count" else where
+
+
+def shapes(stream: Stream, config: Mapping[str, Any], program: Program) -> tuple[PyTree, ...]:
     """Shapes of the data that the pieces take, in the order of `Pieces`."""
-    size, held = config["train"]["batch_size"], evaluated(stream, config)
+    size, held = config["train"]["batch_size"], evaluated(stream, config, program)
     many = chunks.length(size, stream.examples // size, stream.example)
     most = max(-(-stream.counts[split] // held) for split in SPLITS)
 
@@ -155,9 +166,11 @@ def shapes(stream: Stream, config: Mapping[str, Any]) -> tuple[PyTree, ...]:
     )
 
 
-def evaluated(stream: Stream, config: Mapping[str, Any]) -> int:
-    """Size of a batch in evaluation: no larger than a split."""
-    return min(config["train"]["eval_batch_size"], max(stream.counts[split] for split in SPLITS))
+def evaluated(stream: Stream, config: Mapping[str, Any], program: Program) -> int:
+    """Size of a batch in evaluation: no larger than a split, but that devices divide it."""
+    devices = program.mesh.shape.get(BATCH, 1)
+    most = max(stream.counts[split] for split in SPLITS)
+    return -(-min(config["train"]["eval_batch_size"], most) // devices) * devices
 
 
 def epoch(
@@ -175,7 +188,8 @@ def epoch(
       config: of the run; seeds are not read from it.
     """
     train, own_order = config["train"], config["data"]["order_seed"]
-    of_chunk, of_tally, _ = shapes(stream, config)
+    of_chunk, of_tally, _ = shapes(stream, config, program)
+    held = evaluated(stream, config, program)
 
     def sent(batches: Callable[[], Any], shape: PyTree) -> Iterator[Any]:
         """(chunk on the device, its last batch on the host)."""
@@ -183,8 +197,8 @@ def epoch(
         def items():
             for chunk, filled in chunks.put_together(batches(), shape):
                 last = jax.tree.map(lambda a: a[filled - 1], chunk)  # noqa: B023
-                count = {"count": np.int32(filled)} if "count" in shape else {}
-                yield program.place("every", chunk | count), last
+                parts = chunk | ({"count": np.int32(filled)} if "count" in shape else {})
+                yield {k: program.place(_place(k, "batches"), x) for k, x in parts.items()}, last
 
         return chunks.ahead(items)
 
@@ -203,13 +217,13 @@ def epoch(
         steps = stream.examples // train["batch_size"]
         metrics = {f"train_{name}": x / steps for name, x in _added(seen).items()}
         for split in SPLITS:
-            batches = lambda: stream.evaluation(split, evaluated(stream, config))  # noqa: B023, E731
+            batches = lambda: stream.evaluation(split, held)  # noqa: B023, E731
             seen = [
                 pieces.tally(state, *inputs, chunk, number) for chunk, _ in sent(batches, of_tally)
             ]
             values, count = _added(seen)
             metrics.update({f"{split}_{name}": x / count for name, x in values.items()})
-        closing = pieces.close(state, *inputs, program.place("every", final), number)
+        closing = pieces.close(state, *inputs, program.place("batch", final), number)
         return state, metrics | jax.device_get(closing)
 
     return run

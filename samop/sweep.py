@@ -237,7 +237,8 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
     if len(group.names) > 1:
         others = len(group.names) - 1
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
-        return groups.form(group.points, len(used), lambda _: len(group.names) // 2)
+        batch = lambda p: modes.shared_batch(p, p["run"], used)  # noqa: E731
+        return groups.form(group.points, len(used), lambda _: len(group.names) // 2, batch)
     sizes = {name: group.points[0]["train"][name] for name in ("batch_size", "eval_batch_size")}
     smaller = with_fields(
         group.points[0], {f"train.{n}": -(-size // 2) for n, size in sizes.items()}

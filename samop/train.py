@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from samop import transforms
 from samop.config import epochs
 from samop.data import sampling
+from samop.division import WHOLE, Division
 from samop.parts import label_parts
 from samop.running import shared
 from samop.step import TrainState, passes_of, train_step
@@ -49,16 +50,12 @@ class Run(NamedTuple):
     pieces: Any = None
 
 
-def _whole(tree: PyTree) -> PyTree:
-    return tree
-
-
 def evaluate(
     params: PyTree,
     model_state: PyTree,
     split: Data,
     workload: Workload,
-    spread: Callable[[PyTree], PyTree] = _whole,
+    division: Division = WHOLE,
 ) -> tuple[dict[str, jax.Array], PyTree]:
     """Mean metrics over a split, every example counted exactly once, and the outputs.
 
@@ -66,14 +63,14 @@ def evaluate(
       params, model_state: the network.
       split: "x" and "y" [batches, size, ...], "weight" [batches, size]; padding has weight 0.
       workload: see `samop.workloads`.
-      spread: divides a batch among devices, see `samop.sharding`.
+      division: of each batch over devices.
 
     Returns:
       Means by the workload's weights; outputs [batches, size, ...] where its `score` wants them,
       otherwise ().
     """
 
-    values, counts, outputs = sums(params, model_state, split, workload, spread)
+    values, counts, outputs = sums(params, model_state, split, workload, division)
     count = jnp.sum(counts)
     return {name: jnp.sum(value) / count for name, value in values.items()}, outputs
 
@@ -83,7 +80,7 @@ def sums(
     model_state: PyTree,
     split: Data,
     workload: Workload,
-    spread: Callable[[PyTree], PyTree] = _whole,
+    division: Division = WHOLE,
 ) -> tuple[dict[str, jax.Array], jax.Array, PyTree]:
     """Of each batch of a split the weighted sums of its metrics, that of weights, and the outputs.
 
@@ -91,7 +88,7 @@ def sums(
     """
 
     def of_batch(part):
-        part = spread(part)
+        part = division.rows(part)
         batch = workload.batch(part["x"], part["y"], None, None)
         outputs, _ = workload.apply(params, model_state, batch, None, False)
         real = part["weight"] > 0
@@ -103,19 +100,22 @@ def sums(
         }
         return values, jnp.sum(weight), () if workload.score is None else outputs
 
-    return jax.lax.map(of_batch, split)
+    values, counts, outputs = jax.lax.map(of_batch, split)
+    if jax.tree.leaves(outputs):
+        # [batches, own rows, ...]: whole again along the second axis.
+        swap = lambda tree: jax.tree.map(lambda x: x.swapaxes(0, 1), tree)  # noqa: E731
+        outputs = swap(division.whole(swap(outputs)))
+    return division.total(values), division.total(counts), outputs
 
 
-def make_run(
-    config: Mapping[str, Any], workload: Workload, spread: Callable[[PyTree], PyTree] = _whole
-) -> Run:
+def make_run(config: Mapping[str, Any], workload: Workload, division: Division = WHOLE) -> Run:
     """The functions of one run; see `Run`.
 
     Args:
       config: a validated config. Seed and traced fields are not read from it, so that all runs
         of a group share these functions.
       workload: what `samop.workloads.build(config)` returned.
-      spread: divides a batch among devices, see `samop.sharding`; of examples in memory.
+      division: of each batch over devices; agents take theirs whole.
     """
     if workload.world is not None:
         from samop import playing
@@ -124,7 +124,7 @@ def make_run(
     if workload.stream is not None:
         from samop import streaming
 
-        return streaming.make_run(config, workload)
+        return streaming.make_run(config, workload, division)
     assert workload.splits is not None
     batch_size = config["train"]["batch_size"]
     examples = workload.count
@@ -152,15 +152,16 @@ def make_run(
         augment = jax.random.fold_in(sampling.stream(order_seed, sampling.AUGMENT), number)
 
         def inputs(state, index):
-            index = spread(index)
+            index = division.rows(index)
             x = jax.tree.map(lambda a: a[index], data["train"]["x"])
             batch = workload.batch(x, labels[index], augment, index)
-            return spread(batch), jax.random.fold_in(dropout, state.step)
+            return division.kept(batch), jax.random.fold_in(dropout, state.step)
 
         def body(state, index):
             batch, key = inputs(state, index)
-            state, seen = train_step(state, batch, key, workload, opt, passes)
-            return state, (seen, workload.weight(batch).sum() if workload.weight else ())
+            state, seen = train_step(state, batch, key, workload, opt, passes, division)
+            weight = division.total(workload.weight(batch).sum()) if workload.weight else ()
+            return state, (seen, weight)
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
         return opt, inputs, body, order
@@ -178,7 +179,7 @@ def make_run(
         metrics = {f"train_{name}": jnp.mean(share * value) for name, value in seen.items()}
         params = transforms.eval_params(state.opt_state, state.params)
         for split in ("validation", "test"):
-            means, outputs = evaluate(params, state.model_state, data[split], workload, spread)
+            means, outputs = evaluate(params, state.model_state, data[split], workload, division)
             metrics.update({f"{split}_{name}": value for name, value in means.items()})
             if workload.score is not None:
                 metrics[f"{split}_{OUTPUTS}"] = outputs
@@ -193,6 +194,6 @@ def make_run(
                 config["train"]["eval_batch_size"],
             )
         batch, key = inputs(state, order[-1])
-        return state, metrics | common.closing(state, number, opt, batch, key)
+        return state, metrics | common.closing(state, number, opt, division.whole(batch), key)
 
     return Run(workload.init, labels, common.start, epoch, advance, steps_per_epoch, common.due)

@@ -16,6 +16,8 @@ AUGMENT = ("none", "crop_flip", "resized_crop")
 NORMALIZE = ("unit", "standardize", "none")
 MODES = ("auto", "vmap", "loop")
 SHARE_BATCHES = ("auto", "always", "never")
+PARALLEL = ("jit", "shard_map", "pmap")  # see samop.division
+STATISTICS = ("batch", "replica")  # of BatchNorm
 BUDGETS = ("epochs", "grad_evals")
 LINEARIZED = ("none", "jvp", "lazy")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,6 +41,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _one_of(config, "workload", TASKS)
     _one_of(config, "run.mode", MODES)
     _one_of(config, "run.share_batches", SHARE_BATCHES)
+    _parallel(config)
     _number(config, "run.checkpoint_seconds", 0, math.inf)
     _number(config, "run.claim_seconds", 1e-3, math.inf)
     if not isinstance(config["profile"], str):
@@ -58,6 +61,24 @@ def validate(config: Mapping[str, Any]) -> None:
     _curvature(config)
     _task(config)
     _changed(config)
+
+
+def _parallel(config) -> None:
+    _one_of(config, "parallel", PARALLEL)
+    _one_of(config, "train.statistics", STATISTICS)
+    parallel = config["parallel"]
+    if config["train"]["statistics"] == "replica" and (
+        parallel == "jit" or config["run"]["share_batches"] == "never"
+    ):
+        raise UserError(
+            "train.statistics='replica' needs functions of single devices, which share a batch: "
+            "use parallel='shard_map' or 'pmap', and not run.share_batches='never'"
+        )
+    if parallel != "jit" and config["workload"] == "control":
+        raise UserError(
+            f"parallel={parallel!r} divides batches of examples, and workload='control' makes its "
+            "own where it plays: use 'jit'"
+        )
 
 
 def _task(config) -> None:

@@ -9,7 +9,7 @@ from samop.variants import FIELDS, UNSET, VARIANTS, resolved
 
 # Fields that have a column of their own, and those that do not change what is computed.
 NAMED = ("data.name", "model.name", "optimizer.name", "optimizer.base", "data.label_noise", "seed")
-IRRELEVANT = ("experiment", "data.dir", "train.diagnostics_every")
+IRRELEVANT = ("experiment", "parallel", "data.dir", "train.diagnostics_every")
 IRRELEVANT_SECTIONS = ("run.", "sweep.", "curvature.")
 # What records from before these fields mean.
 LATER = {
@@ -21,6 +21,7 @@ LATER = {
     "linearized.mode": "none",
     "linearized.alpha": 1.0,
     "train.label_parts": False,
+    "train.statistics": "batch",
 }
 # Fields of the perturbation: a base run has none, and is compared with every value of theirs. The
 # budget is one of them, as a base run uses as many gradient evaluations under either.

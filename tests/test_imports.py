@@ -25,6 +25,7 @@ LAYERS = {
         "records",
         "variants",
         "tasks",
+        "division",
     },
     1: {
         "config",

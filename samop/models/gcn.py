@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from samop.models.dropout import drawn
+
 # How often an atom is its own neighbour: twice, since the example that the paper's workload is
 # built on adds self-loops to its graphs and again in its convolution.
 SELF_LOOPS = 2
@@ -65,6 +67,27 @@ def pooled(h: jax.Array, atoms: jax.Array) -> jax.Array:
     return member.astype(h.dtype) @ h / jnp.maximum(count, 1).astype(h.dtype)
 
 
+class Dropout(nn.Module):
+    """Flax's, which draws a float for each value; its numbers are those of the runs so far.
+
+    Attributes:
+      rate: in [0, 1).
+      rows_axis: mapped axis over which rows are divided, see `samop.models.dropout`.
+    """
+
+    rate: float
+    rows_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x [rows, ...]; draws from the stream "dropout" where `train`."""
+        if not train or not self.rate:
+            return x
+        key, keep = self.make_rng("dropout"), 1.0 - self.rate
+        kept = drawn(lambda shape: jax.random.bernoulli(key, keep, shape), x.shape, self.rows_axis)
+        return lax.select(kept, x / keep, jnp.zeros_like(x))
+
+
 class GraphConvNet(nn.Module):
     """Graph convolutions with skips and LayerNorm, the mean over atoms, a linear read-out.
 
@@ -80,6 +103,7 @@ class GraphConvNet(nn.Module):
       dropout: rate.
       steps: of message passing.
       layers: of each MLP.
+      rows_axis: mapped axis over which rows are divided, see `samop.models.dropout`.
     """
 
     latent: int
@@ -87,6 +111,7 @@ class GraphConvNet(nn.Module):
     dropout: float = 0.1
     steps: int = 5
     layers: int = 2
+    rows_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: Mapping[str, jax.Array], train: bool = False) -> jax.Array:
@@ -101,6 +126,6 @@ class GraphConvNet(nn.Module):
             z = h
             for _ in range(self.layers):
                 z = nn.relu(nn.Dense(self.latent)(z))
-                z = nn.Dropout(self.dropout, deterministic=not train)(z)
+                z = Dropout(self.dropout, self.rows_axis)(z, train)
             h = nn.LayerNorm()(h + convolved(z, x["neighbour"]))
         return nn.Dense(self.outputs)(pooled(h, x["atoms"]))

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from samop.models.dropout import Dropout
+from samop.models.dropout import Dropout, drawn
 
 UNKNOWN = 1  # the word that word dropout puts in; 0 is padding
 WORD_DROPOUT = 0.1
@@ -28,6 +28,7 @@ class LSTMClassifier(nn.Module):
       hidden: size of either direction's state.
       outputs: number of classes.
       dropout: rate.
+      rows_axis: mapped axis over which the batch is divided, see `samop.models.dropout`.
     """
 
     vocabulary: int
@@ -35,6 +36,7 @@ class LSTMClassifier(nn.Module):
     hidden: int
     outputs: int
     dropout: float = 0.5
+    rows_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -42,16 +44,17 @@ class LSTMClassifier(nn.Module):
 
         `train` needs the random stream "dropout".
         """
-        drop = functools.partial(Dropout(self.dropout), train=train)
+        drop = functools.partial(Dropout(self.dropout, self.rows_axis), train=train)
         if train:
-            gone = jax.random.bernoulli(self.make_rng("dropout"), WORD_DROPOUT, x.shape)
+            words = functools.partial(jax.random.bernoulli, self.make_rng("dropout"), WORD_DROPOUT)
+            gone = drawn(words, x.shape, self.rows_axis)
             word = jnp.where(gone & (x > 0), UNKNOWN, x)
         else:
             word = x
         table = self.param("embedding", nn.initializers.normal(0.1), (self.vocabulary, self.embed))
-        inputs = drop(table[word.T])  # time first: a step's inputs lie together
+        inputs = drop(table[word.T], place=1)  # time first: a step's inputs lie together
         mask = x.T > 0
-        states = drop(BiLSTM(self.hidden)(inputs, mask))
+        states = drop(BiLSTM(self.hidden)(inputs, mask), place=1)
         key = jnp.tanh(nn.Dense(self.hidden, use_bias=False, name="keys")(states))
         energy = nn.Dense(1, use_bias=False, name="energy")(key)[..., 0]
         # A finite number, so that a sentence of nothing but padding gives no NaN.

@@ -25,12 +25,14 @@ class MLP(nn.Module):
       activation: one of `ACTIVATIONS`.
       norm: "batch" normalises what enters each activation, and its layers then have no bias of
         their own; "none".
+      axis_name: mapped axis over which BatchNorm averages its statistics; None: this replica's.
     """
 
     hidden: Sequence[int]
     outputs: int
     activation: str = "relu"
     norm: str = "none"
+    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -39,6 +41,9 @@ class MLP(nn.Module):
         for width in self.hidden:
             x = nn.Dense(width, use_bias=self.norm == "none")(x)
             if self.norm == "batch":
-                x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+                norm = nn.BatchNorm(
+                    use_running_average=not train, momentum=0.9, axis_name=self.axis_name
+                )
+                x = norm(x)
             x = ACTIVATIONS[self.activation](x)
         return nn.Dense(self.outputs)(x)

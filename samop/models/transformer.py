@@ -36,12 +36,13 @@ class Layer(nn.Module):
     heads: int
     dropout: float
     activation: Callable[[jax.Array], jax.Array] = nn.elu
+    rows_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, train: bool) -> jax.Array:
         """x [rows, length, size], mask [rows, 1, length, length] → [rows, length, size]."""
         rows, length, size = x.shape
-        drop = functools.partial(Dropout(self.dropout), train=train)
+        drop = functools.partial(Dropout(self.dropout, self.rows_axis), train=train)
         xavier = nn.initializers.xavier_uniform()
 
         y = nn.LayerNorm()(x)
@@ -71,6 +72,7 @@ class Transformer(nn.Module):
       dropout: rate, of embeddings, attention, and both blocks' outputs and hidden units.
       vocabulary: number of tokens, padding and unknown included.
       outputs: number of tags.
+      rows_axis: mapped axis over which the batch is divided, see `samop.models.dropout`.
     """
 
     size: int
@@ -79,6 +81,7 @@ class Transformer(nn.Module):
     dropout: float
     vocabulary: int
     outputs: int
+    rows_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: dict[str, jax.Array], train: bool = False) -> jax.Array:
@@ -91,12 +94,15 @@ class Transformer(nn.Module):
         """
         token, segment = x["token"], x["segment"]
         y = nn.Embed(self.vocabulary, self.size, name="embed")(token)
-        y = Dropout(self.dropout)(y, train)
+        y = Dropout(self.dropout, self.rows_axis)(y, train)
         table = jnp.asarray(positions(token.shape[1], self.size), y.dtype)
         y = y + table[x["position"]]
         mask = (segment[:, :, None] == segment[:, None, :])[:, None]
         for number in range(self.layers):
-            y = Layer(self.heads, self.dropout, name=f"layer_{number}")(y, mask, train)
+            layer = Layer(
+                self.heads, self.dropout, rows_axis=self.rows_axis, name=f"layer_{number}"
+            )
+            y = layer(y, mask, train)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="tags")(
             nn.LayerNorm(name="last")(y)
         )

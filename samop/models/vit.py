@@ -19,6 +19,7 @@ class ViT(nn.Module):
       patch: side of a patch in pixels; must divide the image's sides.
       dropout: rate, as in `Transformer`.
       outputs: number of classes.
+      rows_axis: mapped axis over which the batch is divided, see `samop.models.dropout`.
     """
 
     size: int
@@ -27,6 +28,7 @@ class ViT(nn.Module):
     patch: int
     dropout: float
     outputs: int
+    rows_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -43,9 +45,9 @@ class ViT(nn.Module):
         y = y.reshape(len(x), -1, self.size)
         place = nn.initializers.normal(0.02)
         y = y + self.param("position", place, (1, *y.shape[1:]))
-        y = Dropout(self.dropout)(y, train)
+        y = Dropout(self.dropout, self.rows_axis)(y, train)
         everything = jnp.ones((1, 1, 1, 1), bool)
         for number in range(self.layers):
-            layer = Layer(self.heads, self.dropout, nn.gelu, name=f"layer_{number}")
+            layer = Layer(self.heads, self.dropout, nn.gelu, self.rows_axis, name=f"layer_{number}")
             y = layer(y, everything, train)
         return nn.Dense(self.outputs, name="head")(nn.LayerNorm(name="last")(y).mean(axis=1))

@@ -25,6 +25,10 @@ SHARE = "share"
 OF_THE_RUN = ("label_noise", "noise_seed", "order_seed")
 
 
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
 class Metric(NamedTuple):
     """What a sweep compares: `scale` turns it into what tables show (accuracy into points)."""
 
@@ -49,7 +53,8 @@ class Workload:
         `key` None: no augmentation. `index` [n] int32: place in the data set; whatever is
         random about an example derives from it, so that it does not depend on how a batch is
         split over devices.
-      apply: `apply(params, model_state, batch, key, train) -> (outputs, model_state)`.
+      apply: `apply(params, model_state, batch, key, train, **axes) -> (outputs, model_state)`; axes
+        are there where the batch is a device's part of a larger one, see `samop.division`.
       examples: `examples(outputs, batch) -> {"loss": [n], metric.name: [n], ...}`, per example.
       source: where the data came from.
       weight: `weight(batch) -> [n]`: how much each example counts in every mean, such as its number
@@ -106,12 +111,15 @@ class Workload:
         share = self.weighed(batch).get(SHARE, 1.0)
         return {name: jnp.mean(share * value) for name, value in values.items()}
 
-    def weighed(self, batch: Batch) -> Batch:
-        """The batch with each example's `SHARE`, which is there already or not needed."""
+    def weighed(self, batch: Batch, over: Callable[[jax.Array], jax.Array] = _same) -> Batch:
+        """The batch with each example's `SHARE`, which is there already or not needed.
+
+        `over`: the mean over the devices that have parts of the batch, see `samop.division`.
+        """
         if self.weight is None or SHARE in batch:
             return batch
         weight = self.weight(batch)
-        mean = jnp.mean(weight)
+        mean = over(jnp.mean(weight))
         return {**batch, SHARE: weight / jnp.where(mean > 0, mean, 1)}
 
 

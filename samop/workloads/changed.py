@@ -82,10 +82,11 @@ def pruned(workload: Workload, fields: Mapping[str, Any], batch_size: int) -> Wo
             sparsity.refuse_empty(masks, what)
         return sparsity.prune(params, masks), {**state, MASKS: masks}
 
-    def apply(params, model_state, batch, key, train):
+    def apply(params, model_state, batch, key, train, **axes):
         state = {name: value for name, value in model_state.items() if name != MASKS}
         masks = model_state[MASKS]
-        outputs, state = workload.apply(sparsity.prune(params, masks), state, batch, key, train)
+        kept = sparsity.prune(params, masks)
+        outputs, state = workload.apply(kept, state, batch, key, train, **axes)
         return outputs, {**state, MASKS: masks}
 
     return dataclasses.replace(
@@ -120,10 +121,10 @@ def linearized(workload: Workload, mode: str, alpha: float) -> Workload:
         params, state = workload.init(seed)
         return params, {**state, ORIGIN: params}
 
-    def apply(params, model_state, batch, key, train):
+    def apply(params, model_state, batch, key, train, **axes):
         origin = model_state[ORIGIN]
         state = {name: value for name, value in model_state.items() if name != ORIGIN}
-        outputs = lambda w: workload.apply(w, state, batch, key, train)[0]  # noqa: E731
+        outputs = lambda w: workload.apply(w, state, batch, key, train, **axes)[0]  # noqa: E731
         if mode == "jvp":
             here, moved = jax.jvp(outputs, (origin,), (_minus(params, origin),))
             return jax.tree.map(jnp.add, here, moved), model_state

@@ -40,6 +40,9 @@ def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
 def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int):
     """`init` and `apply` of a Workload for the config's network.
 
+    The names of mapped axes that `apply` is given go to the module's attributes that are called so;
+    one that has none of them computes the same for a part of a batch as for all of it.
+
     Args:
       config: a validated config.
       example: shapes and types of a batch of network inputs, arrays or `jax.ShapeDtypeStruct`s
@@ -59,11 +62,12 @@ def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int)
         variables = dict(jax.tree.map(lambda x: x.astype(real), variables))
         return variables.pop("params"), variables
 
-    def apply(params, model_state, batch, key, train):
+    def apply(params, model_state, batch, key, train, **axes):
         variables = {"params": params, **model_state}
         if not train:
             return module.apply(variables, batch["x"], train=False), model_state
-        return module.apply(
+        own = module.clone(**{name: axis for name, axis in axes.items() if hasattr(module, name)})
+        return own.apply(
             variables, batch["x"], train=True, mutable=list(model_state), rngs={"dropout": key}
         )
 
