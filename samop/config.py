@@ -80,6 +80,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Whether each epoch says how well the training examples with true labels, and
                 # those with flipped ones, are fitted; costs a forward pass on all of them.
                 "label_parts": False,
+                # Whether a backward pass keeps the inputs of a network's blocks alone and computes
+                # what is inside them again.
+                "remat": False,
             },
             "precision": {
                 "params": "float32",
@@ -109,6 +112,8 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Whether devices that no run has to itself share the batches of one: auto (not on
                 # a CPU, whose cores share a run's products by threads), always, never.
                 "share_batches": "auto",
+                # Whether each such device keeps a part of large weights alone, instead of all.
+                "shard_parameters": False,
                 "checkpoint_seconds": 60.0,
                 "tensorboard": True,  # written where TensorFlow is installed
                 "compilation_cache": True,
@@ -235,8 +240,9 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
             plain.pop(name)
         else:
             plain[name] = section
-    if not plain["train"]["label_parts"]:
-        plain["train"].pop("label_parts")
+    for name in ("label_parts", "remat"):
+        if not plain["train"].get(name):
+            plain["train"].pop(name, None)
     if plain["optimizer"]["base"] == "sgd":
         plain["optimizer"].update(ADAM)  # which it does not read
     else:

@@ -55,7 +55,8 @@ def make(rows: Sequence[Sequence[Point]], devices: int, batch: int = 1) -> Group
     """A new group from a grid of configs, one row a seed; arguments as for `sharding.layout`."""
     points = tuple(point for row in rows for point in row)
     names = tuple(configs.point_name(point) for point in points)
-    grid = layout(len(rows), len(rows[0]), devices, batch)
+    divided = points[0].get("run", {}).get("shard_parameters", False)
+    grid = layout(len(rows), len(rows[0]), devices, batch, divided)
     return Group(configs.digest(names), names, points, grid)
 
 

@@ -16,6 +16,7 @@ from absl import logging
 from samop import (
     checkpoint,
     diagnostics,
+    feeding,
     memory,
     metrics,
     profiling,
@@ -27,9 +28,8 @@ from samop import (
     watch,
 )
 from samop import config as configs
-from samop.feeding import padded
 from samop.groups import Group
-from samop.sharding import BATCH, Program, make_program, spread
+from samop.sharding import Program, fewer, held, make_program, spread
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -61,7 +61,14 @@ class Ready(NamedTuple):
 
 
 def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
-    """Builds and compiles a group's program. Safe to call from several threads."""
+    """Builds and compiles a group's program, its data on the devices. From any thread."""
+    ready = compiled(group, devices)
+    _device_data(group.points[0], ready.workload, ready.program)
+    return ready
+
+
+def compiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
+    """The same from shapes alone: nothing is put onto the devices."""
     begin = time.monotonic()
     ready = uncompiled(group, devices)
     count = ready.program.mesh.size
@@ -75,13 +82,13 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     arguments = shapes(ready)
     stream, point, program = ready.workload.stream, group.points[0], ready.program
     if stream is None:
-        epoch = compiled = program.epoch.lower(*arguments).compile()
+        epoch = main = program.epoch.lower(*arguments).compile()
     else:
         pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point))
-        epoch, compiled = streaming.epoch(stream, program, pieces, point), pieces.chunk
+        epoch, main = streaming.epoch(stream, program, pieces, point), pieces.chunk
     return ready._replace(
         epoch=epoch,
-        footprint=memory.footprint(compiled, arguments[4], count),
+        footprint=memory.footprint(main, arguments[4], count),
         compile_seconds=time.monotonic() - begin,
     )
 
@@ -92,8 +99,12 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     with _loading:
         workload = build(point)
     stream = workload.stream
-    run = make_run(point, workload, *([spread] if group.layout.batch > 1 else []))
-    program = make_program(run, group.layout, devices)
+    sharing: dict[str, Any] = {}
+    if group.layout.batch > 1:
+        parts = fewer(group.layout, len(devices))[-1] if group.layout.divided else 1
+        sharing = {"spread": spread, "held": functools.partial(held, devices=parts)}
+    run = make_run(point, workload, **sharing)
+    program = make_program(run, group.layout, devices, memory.compiler_options(point))
     epoch = program.epoch
     if stream is not None:
         epoch = streaming.epoch(stream, program, program.pieces, point)
@@ -102,15 +113,8 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
 
 
 def shapes(ready: Ready) -> tuple[PyTree, ...]:
-    """The epoch's arguments; the state and the labels as shapes alone."""
-    group, workload, run, program = ready[:4]
-    seeds, traced = _inputs(group, program)
-    shape = jax.eval_shape(lambda seed: run.labels(seed, 0.0), np.uint32(0))
-    labels = jax.ShapeDtypeStruct(
-        (*group.layout.padded, *shape.shape), shape.dtype, sharding=program.sharding("grid")
-    )
-    data = _device_data(group.points[0], workload, program)
-    return program.state, seeds, traced, labels, data, program.place("every", np.int32(0))
+    """Shapes of the epoch's arguments, and where they lie."""
+    return feeding.arguments(*ready[:4])
 
 
 def _inputs(group: Group, program: Program):
@@ -135,20 +139,14 @@ def _device_data(point: Mapping[str, Any], workload: Workload, program: Program)
     if workload.splits is None:
         return {}
     with _loading:
-        size, shared = point["train"]["eval_batch_size"], program.mesh.shape.get(BATCH, 1)
-        return _place_data(workload.splits, size, shared, program.mesh)
+        return _place_data(workload.splits, *feeding.evaluated(point, program), program.mesh)
 
 
 @functools.lru_cache(maxsize=2)
 def _place_data(splits, eval_batch_size, shared, mesh) -> PyTree:
     """Data on the devices, once for all groups that use them; raw bytes, whole on each."""
-    host = {
-        "train": {"x": jax.tree.map(np.asarray, splits.train.x)},
-        "validation": padded(splits.validation, eval_batch_size, shared),
-        "test": padded(splits.test, eval_batch_size, shared),
-    }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(host, everywhere)
+    return jax.device_put(feeding.whole(splits, eval_batch_size, shared), everywhere)
 
 
 def start(ready: Ready) -> PyTree:

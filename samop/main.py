@@ -52,7 +52,7 @@ def execute(request: cli.Request) -> int:
     plan = sweep.plan(request.config, request.axes, request.command)
     for note in request.notes:
         print(note)
-    print(plans.describe(plan, request.workdir))
+    print(plans.describe(plan, request.workdir, foretell=request.dry_run))
     if request.dry_run:
         return 0
     sweep.run(plan, request.workdir)

@@ -9,7 +9,9 @@ XLA's partitioner divides what is computed from them. So BatchNorm's statistics 
 whole batch, and random masks are what one device would draw.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +24,7 @@ from samop.train import Run
 PyTree = Any
 AXES = ("seeds", "cells")
 BATCH = "batch"
+LARGE = 4096  # numbers from which an array is worth dividing
 
 
 class Layout(NamedTuple):
@@ -33,6 +36,7 @@ class Layout(NamedTuple):
         among its columns. Both are padded to a multiple by repeating their last entry; padded
         runs are thrown away.
       batch: how many devices share the batches of each run.
+      divided: whether each of those keeps a part of a run's large arrays, or all of them.
     """
 
     seeds: int
@@ -40,6 +44,7 @@ class Layout(NamedTuple):
     rows: int
     columns: int
     batch: int = 1
+    divided: bool = False
 
     @property
     def devices(self) -> int:
@@ -61,7 +66,7 @@ class Layout(NamedTuple):
         return seeds * cells // (self.rows * self.columns)
 
 
-def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
+def layout(seeds: int, cells: int, devices: int, batch: int = 1, divided: bool = False) -> Layout:
     """The layout with the fewest runs a device; of equals the one on the fewest devices.
 
     Args:
@@ -69,6 +74,7 @@ def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
       devices: how many there are.
       batch: size of the batches that devices which are left over may share; they do where they
         divide it. 1: none are shared.
+      divided: see `Layout`; said only of devices that share batches.
     """
     choices = [
         Layout(seeds, cells, rows, columns)
@@ -76,7 +82,8 @@ def layout(seeds: int, cells: int, devices: int, batch: int = 1) -> Layout:
         for columns in range(1, min(cells, devices // rows) + 1)
     ]
     best = min(choices, key=lambda c: (c.runs_a_device, c.devices, -c.rows))
-    return best._replace(batch=_largest_divisor(batch, devices // best.devices))
+    shared = _largest_divisor(batch, devices // best.devices)
+    return best._replace(batch=shared, divided=divided and shared > 1)
 
 
 def _largest_divisor(number: int, most: int) -> int:
@@ -104,6 +111,31 @@ def fewer(layout: Layout, available: int) -> tuple[int, int, int]:
 def spread(tree: PyTree) -> PyTree:
     """Arrays whose leading axis is a batch's, divided among the devices that share it."""
     return jax.lax.with_sharding_constraint(tree, PartitionSpec(BATCH))
+
+
+def part(shape: Sequence[int], devices: int) -> PartitionSpec:
+    """Where an array of one run lies on the devices that share its batches, if they divide it.
+
+    A large one is divided along its longest axis that they divide, the last of equals; others lie
+    on each device whole.
+    """
+    axes = [axis for axis, extent in enumerate(shape) if extent % devices == 0]
+    if devices == 1 or not axes or math.prod(shape) < LARGE:
+        return PartitionSpec()
+    return PartitionSpec(*(None,) * max(axes, key=lambda axis: (shape[axis], axis)), BATCH)
+
+
+def held(tree: PyTree, devices: int) -> PyTree:
+    """A run's state with its large arrays divided, see `part`: so it is carried between steps.
+
+    XLA gathers what a step needs whole, when it needs it.
+    """
+
+    def of_array(x):
+        spec = part(x.shape, devices)
+        return jax.lax.with_sharding_constraint(x, spec) if len(spec) else x
+
+    return jax.tree.map(of_array, tree)
 
 
 class Program(NamedTuple):
@@ -139,13 +171,19 @@ class Program(NamedTuple):
         return NamedSharding(self.mesh, self.specs[spec])
 
 
-def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Program:
+def make_program(
+    run: Run,
+    layout: Layout,
+    devices: Sequence[jax.Device],
+    options: Mapping[str, Any] | None = None,
+) -> Program:
     """The group's program; it is traced when first called or lowered.
 
     Args:
       run: functions of one run.
       layout: the grid and how it is divided.
       devices: those there are; each one that is used holds the whole data set.
+      options: of XLA's compiler, see `samop.memory.compiler_options`.
     """
     rows, columns, batch = fewer(layout, len(devices))
     used = np.array(devices[: rows * columns * batch])
@@ -176,16 +214,26 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
     every = PartitionSpec()
     state = jax.tree.map(lambda flag: grid if flag else every, batched)
 
+    parts = batch if layout.divided else 1
     shapes = jax.tree.map(
         lambda flag, x, spec: jax.ShapeDtypeStruct(
             (*layout.padded, *x.shape) if flag else x.shape,
             x.dtype,
-            sharding=NamedSharding(mesh, spec),
+            sharding=NamedSharding(mesh, PartitionSpec(*spec, *part(x.shape, parts))),
         ),
         batched,
         one,
         state,
     )
+    lies = jax.tree.map(lambda x: x.sharding, shapes)
+    begins = jax.tree.map(
+        lambda x: NamedSharding(mesh, PartitionSpec(AXES[0], *part(x.shape, parts))),
+        (one.params, one.model_state),
+    )
+
+    def placed(**shardings):
+        # Said only of a divided state, where the partitioner could do otherwise.
+        return shardings if parts > 1 else {}
 
     def sharded(fn, out, scalars):
         specs = (state, seeds, cells, grid, every, *(every,) * scalars)
@@ -194,17 +242,19 @@ def make_program(run: Run, layout: Layout, devices: Sequence[jax.Device]) -> Pro
             fn, mesh=mesh, in_specs=specs, out_specs=out, axis_names=set(AXES), check_vma=False
         )
 
+    jit = functools.partial(jax.jit, compiler_options=dict(options) if options else None)
     epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
     advance = sharded(over_runs(run.advance, batched, 3), state, 3)
     pieces = run.pieces
     if pieces is not None:
         updates = sharded(over_runs(pieces.chunk, (batched, True), 1), (state, grid), 1)
         readings = (sharded(over_runs(fn, True, 1), grid, 1) for fn in (pieces.tally, pieces.close))
-        pieces = type(pieces)(jax.jit(updates, donate_argnums=0), *map(jax.jit, readings))
+        pieces = type(pieces)(jit(updates, donate_argnums=0), *map(jit, readings))
     return Program(
-        start=jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)),
-        epoch=jax.jit(epoch, donate_argnums=0),
-        advance=jax.jit(advance),
+        # Parts from the start: no device holds all of what is divided.
+        start=jax.jit(start, out_shardings=lies, **placed(in_shardings=begins)),
+        epoch=jit(epoch, donate_argnums=0, **placed(out_shardings=(lies, None))),
+        advance=jit(advance, **placed(out_shardings=lies)),
         state=shapes,
         mesh=mesh,
         specs={"seeds": seeds, "cells": cells, "grid": grid, "every": every},

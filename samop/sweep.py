@@ -298,12 +298,12 @@ def _prepared(
                 futures.append(future)
                 submitted += 1
             ready = futures.pop(0).result()
-            smaller = _smaller(ready, workdir, used)
-            for group in smaller:
+            halves = smaller(ready, workdir, used, environment.free_bytes(used))
+            for group in halves:
                 _freeze(group, plan, workdir, replaces=ready.group.name)
-            if smaller:
+            if halves:
                 groups.thaw(ready.group, workdir / "groups" / ready.group.name)
-                queue = smaller + queue
+                queue = halves + queue
             else:
                 yield ready
             training.set()
@@ -314,13 +314,15 @@ def _prepared(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:
-    """The halves of a group that would not fit into memory; none where it does.
+def smaller(
+    ready: loop.Ready, workdir: Path, used: Sequence[jax.Device], free: float
+) -> list[groups.Group]:
+    """The halves of a group that would not fit into so many bytes; none where it does.
 
     Raises:
       UserError: a single run that needs more than there is.
     """
-    group, needs, free = ready.group, ready.footprint, environment.free_bytes(used)
+    group, needs = ready.group, ready.footprint
     if needs.more <= memory.SHARE * free or loop.is_begun(group, workdir):
         return []
     size = f"{needs.more / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
@@ -328,10 +330,13 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
         others = len(group.names) - 1
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
         return groups.form(group.points, len(used), lambda _: len(group.names) // 2)
-    sizes = {name: group.points[0]["train"][name] for name in ("batch_size", "eval_batch_size")}
-    smaller = _point(group.points[0], {f"train.{n}": -(-size // 2) for n, size in sizes.items()})
-    half = loop.prepare(groups.make([[smaller]], len(used)), used).footprint
-    advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes)
+    point, platform = group.points[0], used[0].platform
+    sizes = {name: point["train"][name] for name in ("batch_size", "eval_batch_size")}
+    halved = _point(point, {f"train.{n}": -(-size // 2) for n, size in sizes.items()})
+    half = loop.compiled(groups.make([[halved]], len(used)), used).footprint
+    shared = 1 if ready.workload.splits is None else len(used)
+    also = memory.others(point, shared, group.layout.divided, platform)
+    advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes, also)
     if needs.more > free:
         raise UserError(f"{group.names[0]} needs {size}: {advice}")
     logging.warning("%s needs %s; trying all the same. %s", group.names[0], size, advice)

@@ -107,7 +107,10 @@ def sums(
 
 
 def make_run(
-    config: Mapping[str, Any], workload: Workload, spread: Callable[[PyTree], PyTree] = _whole
+    config: Mapping[str, Any],
+    workload: Workload,
+    spread: Callable[[PyTree], PyTree] = _whole,
+    held: Callable[[PyTree], PyTree] = _whole,
 ) -> Run:
     """The functions of one run; see `Run`.
 
@@ -116,6 +119,7 @@ def make_run(
         of a group share these functions.
       workload: what `samop.workloads.build(config)` returned.
       spread: divides a batch among devices, see `samop.sharding`; of examples in memory.
+      held: divides a state among them, see there too.
     """
     if workload.world is not None:
         from samop import playing
@@ -160,7 +164,7 @@ def make_run(
         def body(state, index):
             batch, key = inputs(state, index)
             state, seen = train_step(state, batch, key, workload, opt, passes)
-            return state, (seen, workload.weight(batch).sum() if workload.weight else ())
+            return held(state), (seen, workload.weight(batch).sum() if workload.weight else ())
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
         return opt, inputs, body, order

@@ -57,7 +57,7 @@ LAYERS = {
         "profiling",
         "speed",
     },
-    4: {"timings", "modes", "sweep", "plans"},
+    4: {"timings", "modes", "sweep", "needs", "plans"},
     5: {
         "statistics",
         "pairing",

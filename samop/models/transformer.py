@@ -61,6 +61,11 @@ class Layer(nn.Module):
         return x + drop(nn.Dense(size, kernel_init=xavier)(y))
 
 
+def layer(remat: bool) -> type[Layer]:
+    """The class `Layer`; `remat`: one whose backward pass computes what is inside it again."""
+    return nn.remat(Layer, static_argnums=(3,)) if remat else Layer  # train; self counts
+
+
 class Transformer(nn.Module):
     """A tagger; the shape of Flax's nlp_seq example, which the paper's is evidently built on.
 
@@ -71,6 +76,8 @@ class Transformer(nn.Module):
       dropout: rate, of embeddings, attention, and both blocks' outputs and hidden units.
       vocabulary: number of tokens, padding and unknown included.
       outputs: number of tags.
+      remat: whether a backward pass keeps the layers' inputs alone and computes what is inside
+        them again: less memory, some third more work, the same numbers.
     """
 
     size: int
@@ -79,6 +86,7 @@ class Transformer(nn.Module):
     dropout: float
     vocabulary: int
     outputs: int
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: dict[str, jax.Array], train: bool = False) -> jax.Array:
@@ -96,7 +104,8 @@ class Transformer(nn.Module):
         y = y + table[x["position"]]
         mask = (segment[:, :, None] == segment[:, None, :])[:, None]
         for number in range(self.layers):
-            y = Layer(self.heads, self.dropout, name=f"layer_{number}")(y, mask, train)
+            made = layer(self.remat)(self.heads, self.dropout, name=f"layer_{number}")
+            y = made(y, mask, train)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="tags")(
             nn.LayerNorm(name="last")(y)
         )

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from samop.errors import UserError
 from samop.models.dropout import Dropout
-from samop.models.transformer import Layer
+from samop.models.transformer import layer
 
 
 class ViT(nn.Module):
@@ -19,6 +19,7 @@ class ViT(nn.Module):
       patch: side of a patch in pixels; must divide the image's sides.
       dropout: rate, as in `Transformer`.
       outputs: number of classes.
+      remat: whether a backward pass computes each layer again, as in `Transformer`.
     """
 
     size: int
@@ -27,6 +28,7 @@ class ViT(nn.Module):
     patch: int
     dropout: float
     outputs: int
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -46,6 +48,6 @@ class ViT(nn.Module):
         y = Dropout(self.dropout)(y, train)
         everything = jnp.ones((1, 1, 1, 1), bool)
         for number in range(self.layers):
-            layer = Layer(self.heads, self.dropout, nn.gelu, name=f"layer_{number}")
-            y = layer(y, everything, train)
+            made = layer(self.remat)(self.heads, self.dropout, nn.gelu, name=f"layer_{number}")
+            y = made(y, everything, train)
         return nn.Dense(self.outputs, name="head")(nn.LayerNorm(name="last")(y).mean(axis=1))
