@@ -46,7 +46,7 @@ def test_the_footprint_is_that_of_the_run_and_needs_no_data_on_devices(tmp_path,
 
 def test_what_does_not_fit_says_what_would(tmp_path, monkeypatch):
     monkeypatch.setattr(needs, "LARGE", 100)
-    monkeypatch.setattr(environment, "free_bytes", lambda used: 2**17)
+    monkeypatch.setattr(environment, "free_bytes", lambda used: 2**14)
     text = described(small.small_plan({"seed": (0, 1)}, run__devices=1), tmp_path)
     assert "  would not fit: digits_mlp_" in text
     assert "--config.optimizer.m=16" in text or "none fits" in text

