@@ -86,6 +86,9 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Of BatchNorm: batch, the whole batch's; replica, those of each device's own rows,
                 # so that results depend on the devices (parallel="shard_map" or "pmap").
                 "statistics": "batch",
+                # Whether a backward pass keeps the inputs of a network's blocks alone and computes
+                # what is inside them again.
+                "remat": False,
             },
             "precision": {
                 "params": "float32",
@@ -115,6 +118,8 @@ def defaults(model: str = "mlp", workload: str = "classification") -> ConfigDict
                 # Whether devices that no run has to itself share the batches of one: auto (not on
                 # a CPU, whose cores share a run's products by threads), always, never.
                 "share_batches": "auto",
+                # Whether each such device keeps a part of large weights alone, instead of all.
+                "shard_parameters": False,
                 "checkpoint_seconds": 60.0,
                 # After how long without a sign of life the other machines that share the work
                 # folder take a worker for dead.
@@ -244,10 +249,9 @@ def canonical(config: Mapping[str, Any]) -> dict[str, Any]:
             plain.pop(name)
         else:
             plain[name] = section
-    if not plain["train"]["label_parts"]:
-        plain["train"].pop("label_parts")
-    if plain["train"].get("statistics") == "batch":
-        plain["train"].pop("statistics")
+    for name, default in {"label_parts": False, "remat": False, "statistics": "batch"}.items():
+        if plain["train"].get(name, default) == default:
+            plain["train"].pop(name, None)
     if plain["optimizer"]["base"] == "sgd":
         plain["optimizer"].update(ADAM)  # which it does not read
     else:

@@ -34,6 +34,7 @@ class Division(NamedTuple):
       rows: arrays [whole batch, ...] → what this function is to work on of them.
       kept: says of arrays that come from such rows that they are still divided.
       whole: the inverse of `rows`: every row on every device, in order.
+      held: says of a run's state, between steps, that its large arrays are divided.
       mean, total: over the devices, of arrays that each has for its own rows. What is not a
         floating-point number is left as it is by `mean`.
       numbers: `numbers(n)`: places in the whole batch of this function's n rows, int32 [n].
@@ -43,6 +44,7 @@ class Division(NamedTuple):
     rows: Callable[[PyTree], PyTree] = _same
     kept: Callable[[PyTree], PyTree] = _same
     whole: Callable[[PyTree], PyTree] = _same
+    held: Callable[[PyTree], PyTree] = _same
     mean: Callable[[PyTree], PyTree] = _same
     total: Callable[[PyTree], PyTree] = _same
     numbers: Callable[[int], jax.Array] = jnp.arange

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from samop import config as configs
 from samop import processes, records
 from samop.errors import UserError
-from samop.sharding import Layout, check, layout
+from samop.layouts import Layout, check, layout
 
 Point = Mapping[str, Any]
 MEMBERS = "members.json"
@@ -64,6 +64,8 @@ def make(rows: Sequence[Sequence[Point]], devices: int, batch: int = 1) -> Group
     parallel = points[0]["parallel"] if batch > 1 else "jit"
     several = processes.several()
     grid = layout(len(rows), len(rows[0]), devices, batch, several)._replace(parallel=parallel)
+    shards = points[0].get("run", {}).get("shard_parameters", False)
+    grid = grid._replace(divided=shards and grid.batch > 1)
     if parallel == "pmap":
         if batch % devices:
             fits = [n for n in range(1, devices) if batch % n == 0]

@@ -16,6 +16,7 @@ from absl import logging
 from samop import (
     checkpoint,
     diagnostics,
+    feeding,
     memory,
     metrics,
     processes,
@@ -29,13 +30,12 @@ from samop import (
     watch,
 )
 from samop import config as configs
-from samop.division import BATCH
 from samop.errors import UserError
-from samop.feeding import padded
 from samop.groups import Group
+from samop.layouts import check as check_layout
+from samop.layouts import fitted
 from samop.pauses import Pauses
-from samop.sharding import Program, divided, fitted, make_program
-from samop.sharding import check as check_layout
+from samop.sharding import Program, division_of, make_program
 from samop.step import DIAGNOSIS
 from samop.train import Run, make_run
 from samop.workloads import Workload, build
@@ -67,7 +67,14 @@ class Ready(NamedTuple):
 
 
 def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
-    """Builds and compiles a group's program. Safe to call from several threads."""
+    """Builds and compiles a group's program, its data on the devices. From any thread."""
+    ready = compiled(group, devices)
+    _device_data(group.points[0], ready.workload, ready.program)
+    return ready
+
+
+def compiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
+    """The same from shapes alone: nothing is put onto the devices."""
     begin = time.monotonic()
     ready = uncompiled(group, devices)
     count = ready.program.mesh.size
@@ -81,13 +88,13 @@ def prepare(group: Group, devices: Sequence[jax.Device]) -> Ready:
     arguments = shapes(ready)
     stream, point, program = ready.workload.stream, group.points[0], ready.program
     if stream is None:
-        epoch = compiled = program.epoch.lower(*arguments).compile()
+        epoch = main = program.epoch.lower(*arguments).compile()
     else:
         pieces = streaming.compiled(program, arguments, streaming.shapes(stream, point, program))
-        epoch, compiled = streaming.epoch(stream, program, pieces, point), pieces.chunk
+        epoch, main = streaming.epoch(stream, program, pieces, point), pieces.chunk
     return ready._replace(
         epoch=epoch,
-        footprint=memory.footprint(compiled, arguments[4], count),
+        footprint=memory.footprint(main, arguments[4], count),
         compile_seconds=time.monotonic() - begin,
     )
 
@@ -103,8 +110,8 @@ def uncompiled(group: Group, devices: Sequence[jax.Device]) -> Ready:
     here = fitted(group.layout, len(devices), shared, several)
     check_layout(point, here)
     statistics = point["train"]["statistics"]
-    run = make_run(point, workload, divided(here, statistics))
-    program = make_program(run, group.layout, here, devices)
+    run = make_run(point, workload, division_of(here, statistics))
+    program = make_program(run, group.layout, here, devices, memory.compiler_options(point))
     if statistics == "replica" and program.mesh.size != group.layout.devices:
         raise UserError(
             f"train.statistics='replica': group {group.name} began with its batches on "
@@ -123,15 +130,8 @@ def _shareable(point: Mapping[str, Any], workload: Workload) -> bool:
 
 
 def shapes(ready: Ready) -> tuple[PyTree, ...]:
-    """The epoch's arguments; the state and the labels as shapes alone."""
-    group, workload, run, program = ready[:4]
-    seeds, traced = _inputs(group, program)
-    shape = jax.eval_shape(lambda seed: run.labels(seed, 0.0), np.uint32(0))
-    labels = jax.ShapeDtypeStruct(
-        (*group.layout.padded, *shape.shape), shape.dtype, sharding=program.sharding("grid")
-    )
-    data = _device_data(group.points[0], workload, program)
-    return program.state, seeds, traced, labels, data, program.place("every", np.int32(0))
+    """Shapes of the epoch's arguments, and where they lie."""
+    return feeding.arguments(*ready[:4])
 
 
 def _inputs(group: Group, program: Program):
@@ -156,20 +156,14 @@ def _device_data(point: Mapping[str, Any], workload: Workload, program: Program)
     if workload.splits is None:
         return {}
     with _loading:
-        size, shared = point["train"]["eval_batch_size"], program.mesh.shape.get(BATCH, 1)
-        return _place_data(workload.splits, size, shared, program.mesh)
+        return _place_data(workload.splits, *feeding.evaluated(point, program), program.mesh)
 
 
 @functools.lru_cache(maxsize=2)
 def _place_data(splits, eval_batch_size, shared, mesh) -> PyTree:
     """Data on the devices, once for all groups that use them; raw bytes, whole on each."""
-    host = {
-        "train": {"x": jax.tree.map(np.asarray, splits.train.x)},
-        "validation": padded(splits.validation, eval_batch_size, shared),
-        "test": padded(splits.test, eval_batch_size, shared),
-    }
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return processes.place(host, everywhere)
+    return processes.place(feeding.whole(splits, eval_batch_size, shared), everywhere)
 
 
 def start(ready: Ready) -> PyTree:

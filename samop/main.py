@@ -62,7 +62,7 @@ def execute(request) -> int:
     if processes.first():
         for note in request.notes:
             print(note)
-        print(plans.describe(plan, request.workdir))
+        print(plans.describe(plan, request.workdir, foretell=request.dry_run))
     if request.dry_run:
         return 0
     others = sweep.run(plan, request.workdir)

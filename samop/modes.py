@@ -211,8 +211,8 @@ def seconds_a_step(group: groups.Group, used: Sequence[jax.Device]) -> float | N
     """
     ready = loop.uncompiled(group, used)
     place = functools.partial(ready.program.place, "every")
-    *inputs, zero = loop.shapes(ready)
-    one = place(np.int32(1))
+    *inputs, _ = loop.shapes(ready)
+    zero, one = place(np.int32(0)), place(np.int32(1))
     compiled = ready.program.advance.lower(*inputs, zero, zero, one).compile()
     needs = memory.footprint(compiled, inputs[-1], ready.program.mesh.size)
     if needs.more > memory.SHARE * environment.free_bytes(used):
@@ -254,6 +254,7 @@ def _key(point: Point, run: Mapping[str, Any], used: Sequence[jax.Device]) -> st
     shape = [plain["model"], plain["data"]["name"], plain["data"]["augment"], plain["precision"]]
     shape += [plain["train"]["batch_size"], plain["data"]["order_seed"] < 0, run["replicates"]]
     shape += [plain[name] for name in ("task", "sparsity", "linearized") if name in plain]
+    shape += ["remat"] if plain["train"].get("remat") else []
     cpu = used[0].platform == "cpu"
     machine = environment.processor() if cpu else used[0].device_kind
     return configs.digest([shape, machine, len(used), jax.__version__], 16)

@@ -8,13 +8,18 @@ from typing import Any
 import jax
 
 from samop import config as configs
-from samop import environment, modes, shards, sweep, timings
+from samop import environment, modes, needs, shards, sweep, timings
 from samop.progress import duration
 from samop.workloads import build, parameters
 
 
-def describe(plan: sweep.Plan, workdir: Path) -> str:
-    """The sweep in a few lines: axes, widths with parameters, data, devices, expected time."""
+def describe(plan: sweep.Plan, workdir: Path, foretell: bool = False) -> str:
+    """The sweep in a few lines: axes, widths with parameters, data, devices, expected time.
+
+    Args:
+      plan, workdir: of the command.
+      foretell: whether also the memory, for which large networks are compiled.
+    """
     points = list(plan.points.values())
     done = sum(sweep.is_done(workdir, name) for name in plan.points)
     todo = sweep.pending_groups(plan, workdir)
@@ -32,6 +37,7 @@ def describe(plan: sweep.Plan, workdir: Path) -> str:
         f"  devices: {len(used)} × {used[0].platform} ({kind}), jax {jax.__version__}",
         *_shard(plan),
         f"  programs to compile: {len(todo)}; expected time: {_expected(todo)}",
+        *(needs.lines(todo, workdir, used) if foretell else []),
         *_together(sweep.fresh_points(plan, workdir), plan, used),
         *_drowned(points),
     ]

@@ -8,6 +8,8 @@ XLA's partitioner divides what is computed from them, or the run's functions are
 (`config.parallel`), see `samop.division`; results are equal.
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,141 +18,26 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from samop import processes, variants
+from samop import processes
 from samop.division import BATCH, CONSTRAINED, WHOLE, Division, mapped
-from samop.errors import UserError
+from samop.layouts import Layout
 from samop.train import Run
 
 PyTree = Any
 AXES = ("seeds", "cells")
-COPIES = "copies"
+COPIES = "copies"  # of what devices compute that have no part of their own
+LARGE = 4096  # numbers from which an array is worth dividing
 
 
-class Layout(NamedTuple):
-    """How a grid of runs lies on a grid of devices.
-
-    Attributes:
-      seeds, cells: the real extent of the grid of runs.
-      rows, columns: the extent of the grid of devices; seeds are divided among its rows, cells
-        among its columns. Both are padded to a multiple by repeating their last entry; padded
-        runs are thrown away.
-      batch: how many devices share the batches of each run.
-      copies: how many devices compute the same: of several processes none may be left out.
-      parallel: how they do, see `config.parallel`. Of "pmap" all devices share the
-        batches of all runs.
-    """
-
-    seeds: int
-    cells: int
-    rows: int
-    columns: int
-    batch: int = 1
-    parallel: str = "jit"
-    copies: int = 1
-
-    @property
-    def devices(self) -> int:
-        """Number of devices."""
-        return self.rows * self.columns * self.batch * self.copies
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """Extent of the arrays: (seeds, cells), rounded up."""
-        return (
-            -(-self.seeds // self.rows) * self.rows,
-            -(-self.cells // self.columns) * self.columns,
-        )
-
-    @property
-    def runs_a_device(self) -> int:
-        """Runs that one device trains, padding included."""
-        seeds, cells = self.padded
-        return seeds * cells // (self.rows * self.columns)
-
-
-def layout(seeds: int, cells: int, devices: int, batch: int = 1, every: bool = False) -> Layout:
-    """The layout with the fewest runs a device; of equals the one on the fewest devices.
-
-    Args:
-      seeds, cells: the grid of runs.
-      devices: how many there are.
-      batch: size of the batches that devices which are left over may share; they do where they
-        divide it. 1: none are shared.
-      every: whether all devices have to take part, as those of several processes; then the one
-        whose devices have the least to do.
-    """
-    if every:
-        return min(_full(seeds, cells, devices, batch), key=lambda c: (_load(c), c.batch, -c.rows))
-    choices = [
-        Layout(seeds, cells, rows, columns)
-        for rows in range(1, min(seeds, devices) + 1)
-        for columns in range(1, min(cells, devices // rows) + 1)
-    ]
-    best = min(choices, key=lambda c: (c.runs_a_device, c.devices, -c.rows))
-    return best._replace(batch=_largest_divisor(batch, devices // best.devices))
-
-
-def _load(layout: Layout) -> float:
-    """Batches that a device computes a step, parts of them included."""
-    return layout.runs_a_device / layout.batch
-
-
-def _full(seeds: int, cells: int, devices: int, batch: int) -> list[Layout]:
-    """All layouts that use all devices."""
-    found = []
-    for rows in _divisors(devices):
-        for columns in _divisors(devices // rows):
-            left = devices // (rows * columns)
-            for shared in (n for n in _divisors(left) if batch % n == 0):
-                found.append(Layout(seeds, cells, rows, columns, shared, copies=left // shared))
-    return found
-
-
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _largest_divisor(number: int, most: int) -> int:
-    return next(n for n in range(min(number, most), 0, -1) if number % n == 0)
-
-
-def fitted(layout: Layout, available: int, batch: int = 1, every: bool = False) -> Layout:
-    """How a group that began elsewhere lies on the `available` devices here.
-
-    The padded extents were fixed when the group began; rows and columns must divide them. They are
-    the result's own extents, where it differs.
-
-    Args:
-      layout: of the group.
-      available, batch, every: as for `layout`.
-    """
-    if layout.parallel == "pmap":
-        return layout._replace(batch=_largest_divisor(layout.batch, available))
-    if layout.devices == available or (layout.devices < available and not every):
-        return layout
-    seeds, cells = layout.padded
-    if every:
-        choices = _full(seeds, cells, available, batch)
-    else:
-        choices = [
-            Layout(seeds, cells, rows, columns)
-            for rows in range(1, available + 1)
-            for columns in range(1, available // rows + 1)
-        ]
-    choices = [c for c in choices if c.padded == layout.padded]
-    if every:
-        best = min(choices, key=lambda c: (_load(c), c.batch, -c.rows))
-    else:
-        best = max(choices, key=lambda c: (c.rows * c.columns, c.rows))
-        best = best._replace(batch=_largest_divisor(layout.batch, available // best.devices))
-    return best._replace(parallel=layout.parallel)
-
-
-def divided(layout: Layout, statistics: str = "batch") -> Division:
+def division_of(layout: Layout, statistics: str = "batch") -> Division:
     """How a run of that layout has its batches, see `samop.division`."""
     if layout.parallel != "jit":
         return mapped(statistics)
-    return CONSTRAINED if layout.batch > 1 else WHOLE
+    if layout.batch == 1:
+        return WHOLE
+    if not layout.divided:
+        return CONSTRAINED
+    return CONSTRAINED._replace(held=functools.partial(held, devices=layout.batch))
 
 
 def pmapped(fn: Callable[..., PyTree], devices: Sequence[jax.Device]) -> Callable[..., PyTree]:
@@ -168,6 +55,31 @@ def pmapped(fn: Callable[..., PyTree], devices: Sequence[jax.Device]) -> Callabl
         return mapped(jnp.arange(len(devices)), *args)
 
     return call
+
+
+def part(shape: Sequence[int], devices: int) -> PartitionSpec:
+    """Where an array of one run lies on the devices that share its batches, if they divide it.
+
+    A large one is divided along its longest axis that they divide, the last of equals; others lie
+    on each device whole.
+    """
+    axes = [axis for axis, extent in enumerate(shape) if extent % devices == 0]
+    if devices == 1 or not axes or math.prod(shape) < LARGE:
+        return PartitionSpec()
+    return PartitionSpec(*(None,) * max(axes, key=lambda axis: (shape[axis], axis)), BATCH)
+
+
+def held(tree: PyTree, devices: int) -> PyTree:
+    """A run's state with its large arrays divided, see `part`: so it is carried between steps.
+
+    XLA gathers what a step needs whole, when it needs it.
+    """
+
+    def of_array(x):
+        spec = part(x.shape, devices)
+        return jax.lax.with_sharding_constraint(x, spec) if len(spec) else x
+
+    return jax.tree.map(of_array, tree)
 
 
 class Program(NamedTuple):
@@ -204,7 +116,13 @@ class Program(NamedTuple):
         return NamedSharding(self.mesh, self.specs[spec])
 
 
-def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.Device]) -> Program:
+def make_program(
+    run: Run,
+    layout: Layout,
+    here: Layout,
+    devices: Sequence[jax.Device],
+    options: Mapping[str, Any] | None = None,
+) -> Program:
     """The group's program; it is traced when first called or lowered.
 
     Args:
@@ -212,6 +130,7 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
       layout: the grid as the group began, which decides the arrays' extents.
       here: how it lies on these devices, see `fitted`.
       devices: those there are; each one that is used holds the whole data set.
+      options: of XLA's compiler, see `samop.memory.compiler_options`.
     """
     by_pmap, manual = here.parallel == "pmap", here.parallel != "jit"
     used = np.array(devices[: here.devices])
@@ -245,16 +164,26 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
     every = PartitionSpec()
     state = jax.tree.map(lambda flag: grid if flag else every, batched)
 
+    parts = here.batch if here.divided else 1
     shapes = jax.tree.map(
         lambda flag, x, spec: jax.ShapeDtypeStruct(
             (*layout.padded, *x.shape) if flag else x.shape,
             x.dtype,
-            sharding=NamedSharding(mesh, spec),
+            sharding=NamedSharding(mesh, PartitionSpec(*spec, *part(x.shape, parts))),
         ),
         batched,
         one,
         state,
     )
+    lies = jax.tree.map(lambda x: x.sharding, shapes)
+    begins = jax.tree.map(
+        lambda x: NamedSharding(mesh, PartitionSpec(AXES[0], *part(x.shape, parts))),
+        (one.params, one.model_state),
+    )
+
+    def placed(**shardings):
+        # Said only of a divided state, where the partitioner could do otherwise.
+        return shardings if parts > 1 else {}
 
     def sharded(fn, out, scalars):
         if by_pmap:
@@ -266,17 +195,19 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
             fn, mesh=mesh, in_specs=specs, out_specs=out, axis_names=names, check_vma=False
         )
 
+    jit = functools.partial(jax.jit, compiler_options=dict(options) if options else None)
     epoch = sharded(over_runs(run.epoch, (batched, True), 1), (state, grid), 1)
     advance = sharded(over_runs(run.advance, batched, 3), state, 3)
     pieces = run.pieces
     if pieces is not None:
         updates = sharded(over_runs(pieces.chunk, (batched, True), 1), (state, grid), 1)
         readings = (sharded(over_runs(fn, True, 1), grid, 1) for fn in (pieces.tally, pieces.close))
-        pieces = type(pieces)(jax.jit(updates, donate_argnums=0), *map(jax.jit, readings))
+        pieces = type(pieces)(jit(updates, donate_argnums=0), *map(jit, readings))
     return Program(
-        start=jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, shapes)),
-        epoch=jax.jit(epoch, donate_argnums=0),
-        advance=jax.jit(advance),
+        # Parts from the start: no device holds all of what is divided.
+        start=jax.jit(start, out_shardings=lies, **placed(in_shardings=begins)),
+        epoch=jit(epoch, donate_argnums=0, **placed(out_shardings=(lies, None))),
+        advance=jit(advance, **placed(out_shardings=lies)),
         state=shapes,
         mesh=mesh,
         specs={
@@ -288,28 +219,6 @@ def make_program(run: Run, layout: Layout, here: Layout, devices: Sequence[jax.D
             "batches": PartitionSpec(None, BATCH) if partitioned else every,
         },
         pieces=pieces,
-    )
-
-
-def check(point: Mapping[str, Any], layout: Layout) -> None:
-    """Refuses a layout whose parts of a batch are not what the run needs.
-
-    Raises:
-      UserError: ascent groups that would be cut; several processes where that cannot be.
-    """
-    if layout.parallel == "jit":
-        return
-    if layout.parallel == "pmap" and jax.process_count() > 1:
-        raise UserError("parallel='pmap' is for one process, and there are several: use 'jit'")
-    size, m = point["train"]["batch_size"], variants.resolved(point["optimizer"])["m"]
-    if not m or size // layout.batch % m == 0:
-        return
-    raise UserError(
-        f"optimizer.m={m} does not divide the {size // layout.batch} examples that each of "
-        f"{layout.batch} devices has of train.batch_size={size}, and with parallel="
-        f"{layout.parallel!r} a group lies on one device: use run.devices="
-        f"{_largest_divisor(size // m, layout.batch)}, a train.batch_size that is a multiple of "
-        f"{m * layout.batch}, or parallel='jit'"
     )
 
 

@@ -211,7 +211,8 @@ def _divided(ready: loop.Ready, plan: Plan, workdir: Path, claim: claims.Claim |
 
     Nobody plans meanwhile, or would see both.
     """
-    parts, group = _smaller(ready, workdir, devices(plan.run)), ready.group
+    group, used = ready.group, devices(plan.run)
+    parts = smaller(ready, workdir, used, environment.free_bytes(used))
     if not parts:
         return []
     assert claim is not None
@@ -224,13 +225,15 @@ def _divided(ready: loop.Ready, plan: Plan, workdir: Path, claim: claims.Claim |
     return [part.name for part in parts]
 
 
-def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> list[groups.Group]:
-    """The halves of a group that would not fit into memory; none where it does.
+def smaller(
+    ready: loop.Ready, workdir: Path, used: Sequence[jax.Device], free: float
+) -> list[groups.Group]:
+    """The halves of a group that would not fit into so many bytes; none where it does.
 
     Raises:
       UserError: a single run that needs more than there is.
     """
-    group, needs, free = ready.group, ready.footprint, environment.free_bytes(used)
+    group, needs = ready.group, ready.footprint
     if needs.more <= memory.SHARE * free or loop.is_begun(group, workdir):
         return []
     size = f"{needs.more / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
@@ -239,12 +242,13 @@ def _smaller(ready: loop.Ready, workdir: Path, used: Sequence[jax.Device]) -> li
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
         batch = lambda p: modes.shared_batch(p, p["run"], used)  # noqa: E731
         return groups.form(group.points, len(used), lambda _: len(group.names) // 2, batch)
-    sizes = {name: group.points[0]["train"][name] for name in ("batch_size", "eval_batch_size")}
-    smaller = with_fields(
-        group.points[0], {f"train.{n}": -(-size // 2) for n, size in sizes.items()}
-    )
-    half = loop.prepare(groups.make([[smaller]], len(used)), used).footprint
-    advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes)
+    point, platform = group.points[0], used[0].platform
+    sizes = {name: point["train"][name] for name in ("batch_size", "eval_batch_size")}
+    halved = with_fields(point, {f"train.{n}": -(-size // 2) for n, size in sizes.items()})
+    half = loop.compiled(groups.make([[halved]], len(used)), used).footprint
+    shared = 1 if ready.workload.world is not None else len(used)
+    also = memory.others(point, shared, group.layout.divided, platform)
+    advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes, also)
     if needs.more > free:
         raise UserError(f"{group.names[0]} needs {size}: {advice}")
     logging.warning("%s needs %s; trying all the same. %s", group.names[0], size, advice)

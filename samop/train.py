@@ -161,7 +161,7 @@ def make_run(config: Mapping[str, Any], workload: Workload, division: Division =
             batch, key = inputs(state, index)
             state, seen = train_step(state, batch, key, workload, opt, passes, division)
             weight = division.total(workload.weight(batch).sum()) if workload.weight else ()
-            return state, (seen, weight)
+            return division.held(state), (seen, weight)
 
         order = sampling.epoch_order(examples, batch_size, order_seed, number)
         return opt, inputs, body, order

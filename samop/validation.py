@@ -47,6 +47,8 @@ def validate(config: Mapping[str, Any]) -> None:
     if not isinstance(config["profile"], str):
         raise UserError(f"profile={config['profile']!r} should be of type str: a folder, or ''")
     _whole(config, "seed", 0, 2**32 - 1)
+    if not isinstance(config["run"].get("shard_parameters", False), bool):
+        raise UserError("run.shard_parameters should be of type bool")
     for field in ("run.replicates", "run.devices"):
         _whole(config, field, 0)
     for field in ("train.epochs", "train.batch_size", "train.eval_batch_size"):
@@ -56,6 +58,7 @@ def validate(config: Mapping[str, Any]) -> None:
     _data(config)
     _model(config)
     _base(config)
+    _remat(config)
     _perturbation(config)
     _precision(config)
     _curvature(config)
@@ -181,6 +184,19 @@ def _model(config) -> None:
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
                 raise UserError(f"model.{field}={sizes!r} should hold whole numbers ≥ 1")
+
+
+def _remat(config) -> None:
+    from samop.models import MODELS
+
+    if not isinstance(config["train"]["remat"], bool):
+        raise UserError("train.remat should be of type bool")
+    name, able = config["model"]["name"], [name for name in MODELS if MODELS[name].blocks]
+    if config["train"]["remat"] and name not in able:
+        raise UserError(
+            f"train.remat: model.name={name!r} has no blocks to compute again; "
+            f"those that have: {', '.join(able)}"
+        )
 
 
 def _base(config) -> None:

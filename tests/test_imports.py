@@ -45,6 +45,7 @@ LAYERS = {
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
         "sharding",
+        "layouts",
         "checkpoint",
         "metrics",
         "groups",
@@ -62,7 +63,7 @@ LAYERS = {
         "pauses",
         "claims",
     },
-    4: {"timings", "shards", "modes", "planning", "sweep", "plans"},
+    4: {"timings", "shards", "modes", "planning", "sweep", "needs", "plans"},
     5: {
         "statistics",
         "pairing",

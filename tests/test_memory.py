@@ -102,14 +102,14 @@ def test_a_group_is_halved_down_to_single_runs_which_say_what_would_fit(
     needs = ready.footprint.more
     free = {"bytes": 10 * needs}
     monkeypatch.setattr(sweep.environment, "free_bytes", lambda used: free["bytes"])
-    assert sweep._smaller(ready, tmp_path, used) == []
+    assert sweep.smaller(ready, tmp_path, used, free["bytes"]) == []
     free["bytes"] = 1.2 * needs
-    halves = sweep._smaller(ready, tmp_path, used)
+    halves = sweep.smaller(ready, tmp_path, used, free["bytes"])
     assert [len(g.names) for g in halves] == [1, 1, 1]
     one = loop.prepare(halves[0], used)
     assert one.program.mesh.size == 1
     free["bytes"] = 1.2 * one.footprint.more
-    assert sweep._smaller(one, tmp_path, used) == []
+    assert sweep.smaller(one, tmp_path, used, free["bytes"]) == []
     assert "trying all the same" in caplog.text
     free["bytes"] = 0.5 * one.footprint.more
     with pytest.raises(UserError, match=r"seed0.* needs .* GiB are free: .*batch"):

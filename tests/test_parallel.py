@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import small
 
-from samop import checkpoint, division, groups, hessian, loop, modes, sharding, sweep, workloads
+from samop import checkpoint, division, groups, hessian, layouts, loop, modes, sweep, workloads
 from samop import config as configs
 from samop.data import sampling
 from samop.errors import UserError
@@ -212,19 +212,19 @@ def test_several_runs_beside_each_other_share_what_is_left(parallel, x64):
 
 
 def test_devices_are_runs_first_and_share_batches_after():
-    layout = sharding.layout(2, 1, 8, batch=16)
+    layout = layouts.layout(2, 1, 8, batch=16)
     assert (layout.rows, layout.columns, layout.batch) == (2, 1, 4)
     assert layout.devices == 8
-    assert sharding.layout(8, 1, 8, batch=16).batch == 1  # a run each
-    assert sharding.layout(1, 1, 8, batch=12).batch == 6  # what divides the batch
-    assert sharding.layout(1, 1, 8).batch == 1
+    assert layouts.layout(8, 1, 8, batch=16).batch == 1  # a run each
+    assert layouts.layout(1, 1, 8, batch=12).batch == 6  # what divides the batch
+    assert layouts.layout(1, 1, 8).batch == 1
 
 
 @pytest.mark.parametrize("parallel", PARALLEL)
 def test_what_began_on_more_devices_goes_on_with_fewer(parallel):
-    layout = sharding.Layout(1, 1, 1, 1, 8)
-    assert sharding.fitted(layout, 8) == layout
-    assert sharding.fitted(layout, 3).batch == 2  # a divisor of 8, and so of the batch
+    layout = layouts.Layout(1, 1, 1, 1, 8)
+    assert layouts.fitted(layout, 8) == layout
+    assert layouts.fitted(layout, 3).batch == 2  # a divisor of 8, and so of the batch
     rows = small.grid(small.point(parallel=parallel, **TEN_STEPS), [{}], [0])
     group = groups.make(rows, 8, 16)
     one = loop.prepare(group, jax.devices()[:1])
@@ -260,7 +260,7 @@ def test_a_sweep_shares_batches_where_it_is_told_to(tmp_path):
         never = {**asked["run"], "share_batches": "never"}
         assert modes.shared_batch(asked, never, used) == 1
     old = {k: v for k, v in group.layout._asdict().items() if k not in ("batch", "parallel")}
-    assert (sharding.Layout(**old).batch, sharding.Layout(**old).parallel) == (1, "jit")
+    assert (layouts.Layout(**old).batch, layouts.Layout(**old).parallel) == (1, "jit")
 
 
 def test_curvature_and_records_do_not_depend_on_the_devices(tmp_path, x64):

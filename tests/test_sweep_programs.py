@@ -10,19 +10,18 @@ from small import small_plan
 from samop import groups, loop, sweep
 
 
-def test_a_group_that_does_not_fit_is_halved_before_it_is_frozen(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep.environment, "free_bytes", lambda used: 1.0)
+def test_a_group_that_does_not_fit_is_halved_before_it_is_frozen(tmp_path):
     plan = small_plan(run__devices=1)
     used = sweep.devices(plan.run)
     (group,) = (g for g in sweep.pending_groups(plan, tmp_path) if len(g.names) == 4)
     ready = loop.prepare(group, used)
-    halves = sweep._smaller(ready, tmp_path, used)
+    halves = sweep.smaller(ready, tmp_path, used, 1.0)
     assert sorted(n for g in halves for n in g.names) == sorted(group.names)
     assert max(len(g.names) for g in halves) == 2
     begun = tmp_path / "points" / group.names[0]
     begun.mkdir(parents=True)
     (begun / "metrics.jsonl").write_text("")
-    assert sweep._smaller(ready, tmp_path, used) == []
+    assert sweep.smaller(ready, tmp_path, used, 1.0) == []
 
 
 @pytest.mark.parametrize("mode", ["vmap", "loop"])

@@ -27,6 +27,7 @@ class Model(NamedTuple):
       convolutional: whether vmapping over weights makes grouped convolutions.
       norm_layers: whether it has normalisation layers, given its fields.
       words: field → the words that it may be.
+      blocks: whether its module has `remat`, with which a backward pass computes blocks again.
       later: fields that came after runs had been recorded; at their defaults they say nothing, so
         that those runs are still known.
     """
@@ -37,6 +38,7 @@ class Model(NamedTuple):
     convolutional: bool = False
     norm_layers: Callable[[Mapping[str, Any]], bool] = lambda fields: False
     words: Mapping[str, Sequence[str]] = {}
+    blocks: bool = False
     later: tuple[str, ...] = ()
 
 
@@ -61,6 +63,7 @@ MODELS: dict[str, Model] = {
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
         norm_layers=_always,
+        blocks=True,
     ),
     "lstm": Model(
         fields={"embed": 300, "hidden": 298, "dropout": 0.5},
@@ -75,6 +78,7 @@ MODELS: dict[str, Model] = {
         width=lambda fields: str(fields["filters"]),
         convolutional=True,
         norm_layers=_always,
+        blocks=True,
     ),
     "gcn": Model(
         fields={"latent": 256, "dropout": 0.1},
@@ -94,6 +98,7 @@ MODELS: dict[str, Model] = {
         ),
         width=lambda fields: str(fields["size"]),
         norm_layers=_always,
+        blocks=True,
     ),
     "vit": Model(
         fields={"size": 64, "layers": 4, "heads": 4, "patch": 4, "dropout": 0.1},
@@ -107,6 +112,7 @@ MODELS: dict[str, Model] = {
         ),
         width=lambda fields: str(fields["size"]),
         norm_layers=_always,
+        blocks=True,
     ),
     "minatar_cnn": Model(
         fields={"channels": 16},

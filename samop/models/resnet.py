@@ -1,7 +1,8 @@
 """ResNet-18 with the CIFAR stem: a 3×3 convolution of stride 1 and no pooling (1512.03385)."""
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,22 +25,31 @@ def batch_norm(train: bool, axis_name: str | None) -> functools.partial:
 
 
 def stages(
-    block: Callable[..., nn.Module], blocks: Sequence[int], filters: int, x: jax.Array
+    block: type[nn.Module],
+    blocks: Sequence[int],
+    filters: int,
+    x: jax.Array,
+    norm: functools.partial,
+    remat: bool,
 ) -> jax.Array:
     """Applies so many blocks a stage; each stage after the first halves x and doubles the filters.
 
     Called within a compact method, whose module then owns the blocks.
 
     Args:
-      block: makes a block from `filters` and `stride`.
+      block: the class of the blocks, made from `filters`, `stride` and `norm`.
       blocks: how many each stage has.
       filters: of the first stage's blocks.
       x: [batch, height, width, channels].
+      norm: the blocks' normalisation.
+      remat: whether a backward pass computes each block again, see `ResNet18`.
     """
+    made, number = nn.remat(block) if remat else block, itertools.count()
     for stage, count in enumerate(blocks):
         for index in range(count):
             stride = 2 if stage > 0 and index == 0 else 1
-            x = block(filters=filters * 2**stage, stride=stride)(x)
+            name = f"{block.__name__}_{next(number)}"  # flax's own, which `nn.remat` would change
+            x = made(filters * 2**stage, stride, norm, name=name)(x)
     return x
 
 
@@ -72,11 +82,14 @@ class ResNet18(nn.Module):
       filters: channels of the first of four stages; each next stage doubles them.
       outputs: number of classes.
       axis_name: mapped axis over which BatchNorm averages its statistics; None: this replica's.
+      remat: whether a backward pass keeps the blocks' inputs alone and computes what is inside
+        them again: less memory, some third more work, the same numbers.
     """
 
     filters: int
     outputs: int
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -84,5 +97,5 @@ class ResNet18(nn.Module):
         norm = batch_norm(train, self.axis_name)
         x = Conv(self.filters, (3, 3), padding=1)(x)
         x = nn.relu(norm()(x))
-        x = stages(functools.partial(Block, norm=norm), (2, 2, 2, 2), self.filters, x)
+        x = stages(Block, (2, 2, 2, 2), self.filters, x, norm, self.remat)
         return nn.Dense(self.outputs)(jnp.mean(x, axis=(1, 2)))

@@ -46,11 +46,13 @@ class ResNet50(nn.Module):
       filters: channels of the stem; the four stages end in 4, 8, 16 and 32 times as many.
       outputs: number of classes.
       axis_name: mapped axis over which BatchNorm averages its statistics; None: this replica's.
+      remat: whether a backward pass computes each block again, see `ResNet18`.
     """
 
     filters: int
     outputs: int
     axis_name: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -59,5 +61,5 @@ class ResNet50(nn.Module):
         stem = functools.partial(Conv, conv_general_dilated=stem_conv)
         x = stem(self.filters, (7, 7), (2, 2), padding=3)(x)
         x = max_pool(nn.relu(norm()(x)))
-        x = stages(functools.partial(Bottleneck, norm=norm), STAGES, self.filters, x)
+        x = stages(Bottleneck, STAGES, self.filters, x, norm, self.remat)
         return nn.Dense(self.outputs)(jnp.mean(x, axis=(1, 2)))

@@ -62,6 +62,11 @@ class Layer(nn.Module):
         return x + drop(nn.Dense(size, kernel_init=xavier)(y))
 
 
+def layer(remat: bool) -> type[Layer]:
+    """The class `Layer`; `remat`: one whose backward pass computes what is inside it again."""
+    return nn.remat(Layer, static_argnums=(3,)) if remat else Layer  # train; self counts
+
+
 class Transformer(nn.Module):
     """A tagger; the shape of Flax's nlp_seq example, which the paper's is evidently built on.
 
@@ -73,6 +78,8 @@ class Transformer(nn.Module):
       vocabulary: number of tokens, padding and unknown included.
       outputs: number of tags.
       rows_axis: mapped axis over which the batch is divided, see `samop.models.dropout`.
+      remat: whether a backward pass keeps the layers' inputs alone and computes what is inside
+        them again: less memory, some third more work, the same numbers.
     """
 
     size: int
@@ -82,6 +89,7 @@ class Transformer(nn.Module):
     vocabulary: int
     outputs: int
     rows_axis: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: dict[str, jax.Array], train: bool = False) -> jax.Array:
@@ -99,10 +107,10 @@ class Transformer(nn.Module):
         y = y + table[x["position"]]
         mask = (segment[:, :, None] == segment[:, None, :])[:, None]
         for number in range(self.layers):
-            layer = Layer(
+            made = layer(self.remat)(
                 self.heads, self.dropout, rows_axis=self.rows_axis, name=f"layer_{number}"
             )
-            y = layer(y, mask, train)
+            y = made(y, mask, train)
         return nn.Dense(self.outputs, kernel_init=nn.initializers.xavier_uniform(), name="tags")(
             nn.LayerNorm(name="last")(y)
         )

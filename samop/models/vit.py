@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from samop.errors import UserError
 from samop.models.dropout import Dropout
-from samop.models.transformer import Layer
+from samop.models.transformer import layer
 
 
 class ViT(nn.Module):
@@ -20,6 +20,7 @@ class ViT(nn.Module):
       dropout: rate, as in `Transformer`.
       outputs: number of classes.
       rows_axis: mapped axis over which the batch is divided, see `samop.models.dropout`.
+      remat: whether a backward pass computes each layer again, as in `Transformer`.
     """
 
     size: int
@@ -29,6 +30,7 @@ class ViT(nn.Module):
     dropout: float
     outputs: int
     rows_axis: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -48,6 +50,8 @@ class ViT(nn.Module):
         y = Dropout(self.dropout, self.rows_axis)(y, train)
         everything = jnp.ones((1, 1, 1, 1), bool)
         for number in range(self.layers):
-            layer = Layer(self.heads, self.dropout, nn.gelu, self.rows_axis, name=f"layer_{number}")
-            y = layer(y, everything, train)
+            made = layer(self.remat)(
+                self.heads, self.dropout, nn.gelu, self.rows_axis, name=f"layer_{number}"
+            )
+            y = made(y, everything, train)
         return nn.Dense(self.outputs, name="head")(nn.LayerNorm(name="last")(y).mean(axis=1))

@@ -139,6 +139,7 @@ def build(config: Mapping[str, Any]) -> Workload:
         "data": data,
         "model": plain["model"],
         "task": plain.get("task", {}),
+        "remat": plain["train"].get("remat", False),
         **{name: plain[name] for name in ("sparsity", "linearized") if name in plain},
     }
     real = jnp.result_type(float).name
@@ -150,7 +151,7 @@ def _build(fields: str, directory: str, batch_size: int, real: str) -> Workload:
     del real  # tells apart what is kept: an example's shapes name the precision they were made in
     config = json.loads(fields)
     config["data"]["dir"] = directory
-    config["train"] = {"batch_size": batch_size}
+    config["train"] = {"batch_size": batch_size, "remat": config.pop("remat")}
     # Of the network what is at its default may be unsaid.
     config["model"] = {**MODELS[config["model"]["name"]].fields, **config["model"]}
     # Each in a module of its own name, imported where it is used.

@@ -52,6 +52,8 @@ def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int)
     """
     fields = config["model"]
     module = MODELS[fields["name"]].build(fields, outputs, **sizes)
+    if config["train"].get("remat", False):
+        module = module.clone(remat=True)
 
     @jax.jit
     def init(seed: jax.Array):
