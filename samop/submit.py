@@ -45,6 +45,8 @@ DEFAULTS = {"timeout_min": 60, "slurm_max_num_timeout": 20}
 REQUEUE = {"requeue": True}  # of sbatch: Slurm queues again what it preempts itself
 STOPPING = 60.0  # seconds for a run to save itself; submitit's warning comes 90 before the end
 LOOK = 0.2  # seconds between two looks at the command
+# Slurm signals a job's every process: a warning that is meant for submitit must not kill the run.
+DEAF = ("sh", "-c", "trap '' USR1 USR2; exec \"$@\"", "sh")
 STOPPED = (-signal.SIGTERM, 128 + signal.SIGTERM)  # statuses of a command that was asked to end
 
 
@@ -84,8 +86,7 @@ class Task:
     def __call__(self) -> int:
         """Runs the command to its end. Raises RuntimeError where it fails."""
         print(shlex.join(self.command), flush=True)
-        # Slurm signals a job's every process: what means submitit must not kill the command.
-        self._process = subprocess.Popen(self.command, preexec_fn=_deaf)
+        self._process = subprocess.Popen([*DEAF, *self.command])
         try:
             while (status := self._process.poll()) is None:
                 time.sleep(LOOK)
@@ -114,11 +115,6 @@ class Task:
                 return
             time.sleep(LOOK)
         process.kill()
-
-
-def _deaf() -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def parse(argv: Sequence[str]) -> Request:
