@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     except stopping.Stopped:
         command = shlex.join(["python", "-m", "samop.main", *argv])
         print(f"stopped by SIGTERM; resume with: {command}", file=sys.stderr)
-        return leave()
+        leave()
+        return stopping.status()
 
 
 def set_up(request) -> None:
@@ -78,13 +79,12 @@ def execute(request) -> int:
     return 0
 
 
-def leave() -> int:
-    """Parts from other processes, which have stopped too, before this one ends; the status."""
+def leave() -> None:
+    """Parts from other processes, which have stopped too, before this one ends."""
     import jax
 
     if jax.distributed.is_initialized() and jax.process_count() > 1:
         jax.distributed.shutdown()
-    return 0
 
 
 def command_line() -> None:

@@ -200,8 +200,8 @@ def together(tree: PyTree) -> PyTree:
     if not several():
         return tree
 
-    def whole(x: jax.Array) -> jax.Array:
-        if x.is_fully_replicated:
+    def whole(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_replicated:
             return x
         assert isinstance(x.sharding, NamedSharding)
         return jax.jit(_identity, out_shardings=NamedSharding(x.sharding.mesh, PartitionSpec()))(x)
@@ -213,7 +213,8 @@ def fetch(tree: PyTree) -> PyTree:
     """Arrays as NumPy arrays, whole in each process; all must call it."""
     if not several():
         return jax.device_get(tree)
-    return jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), together(tree))
+    own = lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x  # noqa: E731
+    return jax.tree.map(lambda x: np.asarray(own(x)), together(tree))
 
 
 def wait(name: str) -> None:

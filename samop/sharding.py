@@ -111,6 +111,13 @@ class Program(NamedTuple):
         """Puts host arrays onto the devices."""
         return processes.place(value, self.sharding(spec))
 
+    def place_own(self, spec: str, value: PyTree, hosts: int) -> PyTree:
+        """Puts this host's part of an array that `hosts` hosts have each a part of."""
+        place = self.sharding(spec)
+        if hosts == 1 or not self.specs[spec]:
+            return self.place(spec, value)
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, x), value)
+
     def sharding(self, spec: str) -> NamedSharding:
         """Where an array of one of the `specs` lives."""
         return NamedSharding(self.mesh, self.specs[spec])

@@ -1,8 +1,11 @@
 """SIGTERM, by which batch queues and clouds announce the end: a checkpoint first, then exit 0."""
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+
+STATUS = "SAMOP_STOPPED"  # environment variable: the exit status of a command that was stopped
 
 
 class Stopped(BaseException):
@@ -25,6 +28,11 @@ def _handle(*_: object) -> None:
     _announced = True
     if not _deferred:
         raise Stopped
+
+
+def status() -> int:
+    """The exit status of a command that was stopped: 0, unless who started it wants to know."""
+    return int(os.environ.get(STATUS, "0"))
 
 
 def announced() -> bool:

@@ -11,12 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from samop import chunks, transforms
+from samop import chunks, processes, transforms
 from samop.config import epochs
 from samop.data import sampling
-from samop.data.stream import Stream
+from samop.data.stream import Host, Stream
 from samop.division import BATCH, WHOLE, Division
-from samop.errors import UserError
 from samop.running import shared
 from samop.sharding import Program
 from samop.step import TrainState, passes_of, train_step
@@ -54,8 +53,6 @@ def make_run(config: Mapping[str, Any], workload: Workload, division: Division =
       workload: one with a stream.
       division: of each batch over devices. Chunks come divided ("jit"), or whole to each device.
     """
-    if jax.process_count() > 1:
-        raise UserError("streamed examples train in one process so far, and there are several")
     steps_per_epoch = workload.count // config["train"]["batch_size"]
     common = shared(config, workload, steps_per_epoch * epochs(config))
     passes = passes_of(config)
@@ -166,6 +163,25 @@ def shapes(stream: Stream, config: Mapping[str, Any], program: Program) -> tuple
     )
 
 
+def reads(program: Program) -> Host:
+    """Which part of every batch this process reads: its devices', where each batch is divided."""
+    shared = program.mesh.shape.get(BATCH, 1)
+    if program.specs["batch"] == program.specs["every"] or shared != program.mesh.size:
+        return Host(0, 1)
+    return Host(jax.process_index(), jax.process_count())
+
+
+def own(shape: PyTree, host: Host) -> PyTree:
+    """Shapes of one host's part of a chunk, whose batches lie along the second axis."""
+
+    def part(x: Any) -> jax.ShapeDtypeStruct:
+        if x.ndim < 2:
+            return x
+        return jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // host.hosts, *x.shape[2:]), x.dtype)
+
+    return jax.tree.map(part, shape)
+
+
 def evaluated(stream: Stream, config: Mapping[str, Any], program: Program) -> int:
     """Size of a batch in evaluation: no larger than a split, but that devices divide it."""
     devices = program.mesh.shape.get(BATCH, 1)
@@ -179,7 +195,8 @@ def epoch(
     """An epoch as `samop.loop` calls it: (state, seeds, traced, labels, data, number).
 
     It returns when the epoch is done, not before, its metrics [1, 1] on the host. A run that is
-    resumed begins the epoch anew that it was in: checkpoints lie between epochs.
+    resumed begins the epoch anew that it was in: checkpoints lie between epochs. Of several
+    processes each reads its own part of every batch, or all of it where parts are not wanted.
 
     Args:
       stream: of the examples.
@@ -188,8 +205,12 @@ def epoch(
       config: of the run; seeds are not read from it.
     """
     train, own_order = config["train"], config["data"]["order_seed"]
-    of_chunk, of_tally, _ = shapes(stream, config, program)
+    host = reads(program)
+    of_chunk, of_tally, _ = (own(shape, host) for shape in shapes(stream, config, program))
     held = evaluated(stream, config, program)
+
+    def place(parts: PyTree, where: str) -> PyTree:
+        return {k: program.place_own(_place(k, where), x, host.hosts) for k, x in parts.items()}
 
     def sent(batches: Callable[[], Any], shape: PyTree) -> Iterator[Any]:
         """(chunk on the device, its last batch on the host)."""
@@ -198,16 +219,16 @@ def epoch(
             for chunk, filled in chunks.put_together(batches(), shape):
                 last = jax.tree.map(lambda a: a[filled - 1], chunk)  # noqa: B023
                 parts = chunk | ({"count": np.int32(filled)} if "count" in shape else {})
-                yield {k: program.place(_place(k, "batches"), x) for k, x in parts.items()}, last
+                yield place(parts, "batches"), last
 
         return chunks.ahead(items)
 
     def run(state, seeds, traced, labels, _, number):
-        seed = own_order if own_order >= 0 else int(np.asarray(seeds)[0])
-        inputs, place = (seeds, traced, labels), int(number)
+        seed = own_order if own_order >= 0 else int(processes.fetch(seeds)[0])
+        inputs, epoch = (seeds, traced, labels), int(number)
         seen: list[PyTree] = []
         final: PyTree = None
-        batches = lambda: stream.train(seed, place, train["batch_size"])  # noqa: E731
+        batches = lambda: stream.train(seed, epoch, train["batch_size"], host)  # noqa: E731
         for chunk, last in sent(batches, of_chunk):
             final = last
             state, sums = pieces.chunk(state, *inputs, chunk, number)
@@ -217,14 +238,14 @@ def epoch(
         steps = stream.examples // train["batch_size"]
         metrics = {f"train_{name}": x / steps for name, x in _added(seen).items()}
         for split in SPLITS:
-            batches = lambda: stream.evaluation(split, held)  # noqa: B023, E731
+            batches = lambda: stream.evaluation(split, held, host)  # noqa: B023, E731
             seen = [
                 pieces.tally(state, *inputs, chunk, number) for chunk, _ in sent(batches, of_tally)
             ]
             values, count = _added(seen)
             metrics.update({f"{split}_{name}": x / count for name, x in values.items()})
-        closing = pieces.close(state, *inputs, program.place("batch", final), number)
-        return state, metrics | jax.device_get(closing)
+        closing = pieces.close(state, *inputs, place(final, "batch"), number)
+        return state, metrics | processes.fetch(closing)
 
     return run
 
@@ -232,5 +253,5 @@ def epoch(
 def _added(parts: list[PyTree]) -> PyTree:
     """The sum of trees of arrays, in double precision on the host."""
     return jax.tree.map(
-        lambda *xs: np.sum([np.asarray(x, np.float64) for x in xs], 0), *jax.device_get(parts)
+        lambda *xs: np.sum([np.asarray(x, np.float64) for x in xs], 0), *processes.fetch(parts)
     )

@@ -6,6 +6,7 @@ queued again and resumes. Needs the extra `[slurm]`.
 
 import ast
 import inspect
+import os
 import shlex
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samop import cli
+from samop import cli, stopping
 from samop.errors import UserError, nearest
 
 HELP = """\
@@ -86,7 +87,8 @@ class Task:
     def __call__(self) -> int:
         """Runs the command to its end. Raises RuntimeError where it fails."""
         print(shlex.join(self.command), flush=True)
-        self._process = subprocess.Popen([*DEAF, *self.command])
+        told = {**os.environ, stopping.STATUS: str(STOPPED[-1])}
+        self._process = subprocess.Popen([*DEAF, *self.command], env=told)
         try:
             while (status := self._process.poll()) is None:
                 time.sleep(LOOK)

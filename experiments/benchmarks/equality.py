@@ -1,26 +1,33 @@
 """Whether it matters how a run's batches are divided over devices: ten steps, compared with one.
 
 python experiments/benchmarks/equality.py --devices=2,8
+python experiments/benchmarks/equality.py --processes=2,4
 
 Prints a Markdown table: a row a case, a column a way (`config.parallel`) and number of devices, and
 in each cell the largest absolute difference of what the epoch recorded, of weights and of
 statistics after ten steps in float64 from those of one device that has each batch whole. Eight
 simulated devices on a CPU; all data are generated or come with scikit-learn. Some ten minutes on
-two cores, nearly all of it compiling.
+two cores, nearly all of it compiling. With `--processes` the devices are those of real processes,
+one each, which talk over loopback.
 """
 
 import argparse
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from samop import config as configs
-from samop import groups, loop, scores, validation, workloads
+from samop import groups, loop, processes, scores, validation, workloads
 from samop.data import dataset, molecules, sentiment, sources, strings
 from samop.validation import PARALLEL
 from samop.workloads import classification
@@ -125,7 +132,7 @@ def served(workload: workloads.Workload) -> workloads.Workload:
     from samop.data import stream
 
     assert workload.splits is not None
-    parts = workload.splits._asdict()
+    parts = {name: getattr(workload.splits, name) for name in ("train", "validation", "test")}
 
     def load(split, i, draw):
         return {"x": parts[split].x[i], "y": np.int32(parts[split].y[i])}
@@ -197,7 +204,8 @@ def trained(config: Mapping[str, Any], parallel: str = "", devices: int = 1) -> 
     number = ready.program.place("every", np.int32(0))
     state, values = ready.epoch(loop.start(ready), *loop.feed(ready), number)
     real = functools.partial(loop.real, ready.group)
-    found = jax.tree.map(lambda x: real(np.asarray(x)), (state.params, state.model_state, values))
+    found = processes.fetch((state.params, state.model_state, values))
+    found = jax.tree.map(lambda x: real(np.asarray(x)), found)
     metrics = scores.scored(ready.workload, found[2])
     return {"metrics": metrics, "weights": found[0], "statistics": found[1]}
 
@@ -211,12 +219,54 @@ def whole(case: str) -> dict[str, PyTree]:
 
 def difference(case: str, parallel: str, devices: int) -> float:
     """The largest absolute difference from one device; infinite where one has a NaN alone."""
-    alone = whole(case)
     with CASES[case].around():
         several = trained(CASES[case].config(), parallel, devices)
-    assert jax.tree.structure(alone) == jax.tree.structure(several)
-    pairs = zip(jax.tree.leaves(alone), jax.tree.leaves(several), strict=True)
+    assert jax.tree.structure(whole(case)) == jax.tree.structure(several)
+    return apart(case, jax.tree.leaves(several))
+
+
+def apart(case: str, leaves: Sequence[np.ndarray]) -> float:
+    """The largest absolute difference of what `trained` gave from that of one device."""
+    pairs = zip(jax.tree.leaves(whole(case)), leaves, strict=True)
     return max(_apart(np.asarray(a, float), np.asarray(b, float)) for a, b in pairs)
+
+
+def joined(cases: Sequence[str], count: int, folder: Path) -> None:
+    """Trains cases in so many processes; the first one leaves their leaves in the folder."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    line = [sys.executable, __file__, f"--out={folder}", f"--cases={'|'.join(cases)}"]
+    joins = (f"--join=localhost:{port},{count},{i}" for i in range(count))
+    running = [subprocess.Popen([*line, join]) for join in joins]
+    statuses = [process.wait() for process in running]
+    if any(statuses):
+        raise RuntimeError(f"{count} processes failed")
+
+
+def join(how: str, cases: Sequence[str], folder: Path) -> None:
+    """One of the processes of `joined`."""
+    address, count, index = how.split(",")
+    jax.config.update("jax_num_cpu_devices", 1)
+    processes.initialize(processes.Launch(address, int(count), int(index)))
+    for case in cases:
+        with CASES[case].around():
+            leaves = jax.tree.leaves(trained(CASES[case].config(), "jit", int(count)))
+        if processes.first():
+            np.savez(folder / f"{cases.index(case)}.npz", *leaves)
+    processes.wait("done")
+
+
+def of_processes(cases: Sequence[str], counts: Sequence[int]) -> dict[str, list[float]]:
+    """For each case the largest difference of so many processes from one device."""
+    found: dict[str, list[float]] = {case: [] for case in cases}
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            joined(cases, count, Path(name))
+            for number, case in enumerate(cases):
+                with np.load(Path(name) / f"{number}.npz") as leaves:
+                    found[case].append(apart(case, [leaves[key] for key in leaves.files]))
+    return found
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -228,17 +278,28 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--devices", default="2,8", help="numbers of devices (default: 2,8)")
-    parser.add_argument("--cases", default="", help="only those that begin so, joined by commas")
+    parser.add_argument("--processes", default="", help="numbers of processes, instead")
+    parser.add_argument("--cases", default="", help="only those that begin so, joined by |")
+    parser.add_argument("--join", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--out", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_enable_x64", True)
-    ways = [(way, int(n)) for way in PARALLEL for n in options.devices.split(",")]
-    print(f"| case | {' | '.join(f'{way}, {n} devices' for way, n in ways)} |")
-    print("|---|" + "---|" * len(ways))
-    for case in CASES:
-        if case.startswith(tuple(options.cases.split(","))):
-            cells = (f"{difference(case, way, n):.1e}" for way, n in ways)
-            print(f"| {case} | {' | '.join(cells)} |", flush=True)
+    cases = [case for case in CASES if case.startswith(tuple(options.cases.split("|")))]
+    if options.join:
+        return join(options.join, cases, Path(options.out))
+    jax.config.update("jax_num_cpu_devices", 8)
+    if options.processes:
+        counts = [int(n) for n in options.processes.split(",")]
+        head = [f"{n} processes" for n in counts]
+        rows = of_processes(cases, counts).items()
+    else:
+        ways = [(way, int(n)) for way in PARALLEL for n in options.devices.split(",")]
+        head = [f"{way}, {n} devices" for way, n in ways]
+        rows = ((case, [difference(case, way, n) for way, n in ways]) for case in cases)
+    print(f"| case | {' | '.join(head)} |")
+    print("|---|" + "---|" * len(head))
+    for case, cells in rows:
+        print(f"| {case} | {' | '.join(f'{cell:.1e}' for cell in cells)} |", flush=True)
 
 
 if __name__ == "__main__":

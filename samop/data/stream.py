@@ -35,19 +35,20 @@ class Stream:
     Attributes:
       examples: number of training examples.
       example: shapes and types of one raw example (x, y), each with a leading axis of 1.
-      train: `train(seed, epoch, batch_size) -> Batches` of {"x": [b, ...], "y": [b, ...], "index":
-        int32 [b]}, b the host's part of the batch; index is an example's place in the training
-        part. The order is that of `sampling.epoch_order`, the remainder left out.
-      evaluation: `evaluation(split, batch_size) -> Batches` of {"x", "y", "weight": float32 [b]}:
-        every example of "validation" or "test" once, the last batch filled up with zeros of
-        weight 0.
+      train: `train(seed, epoch, batch_size, host=None) -> Batches` of {"x": [b, ...], "y": [b,
+        ...], "index": int32 [b]}, b the host's part of the batch (None: this process's among
+        jax's); index is an example's place in the training part. The order is that of
+        `sampling.epoch_order`, the remainder left out.
+      evaluation: `evaluation(split, batch_size, host=None) -> Batches` of {"x", "y", "weight":
+        float32 [b]}: every example of "validation" or "test" once, the last batch filled up with
+        zeros of weight 0.
       counts: number of examples of every split.
     """
 
     examples: int
     example: tuple[Any, Any]
-    train: Callable[[int, int, int], "Batches"]
-    evaluation: Callable[[str, int], "Batches"]
+    train: Callable[..., "Batches"]
+    evaluation: Callable[..., "Batches"]
     counts: Mapping[str, int]
 
 
@@ -96,16 +97,18 @@ def make(
       load: `load(split, i, draw) -> {"x", "y"}` of the i-th example of a split; draw is (seed,
         epoch) where what is random is wanted, else None. Threads call it at the same time.
       threads: that load; 0: one a core.
-      host: None: this process among jax's.
+      host: whose batches, unless somebody asks for another's; None: this process among jax's.
 
     Raises:
       UserError: Grain is not installed.
     """
     grain = _grain()
 
-    def batched(split: str, places: np.ndarray, draw: tuple[int, int] | None) -> Batches:
+    def batched(
+        split: str, places: np.ndarray, draw: tuple[int, int] | None, who: Host | None
+    ) -> Batches:
         """Batches of the examples at `places` [batches, size]; a negative place is padding."""
-        who = host or _this_host()
+        who = who or host or _this_host()
         size = places.shape[1]
         if size % who.hosts:
             raise UserError(f"batches of {size} cannot be divided among {who.hosts} hosts")
@@ -127,16 +130,16 @@ def make(
         dataset = grain.MapDataset.source(own.reshape(-1)).map(one).to_iter_dataset(reading)
         return Batches(iter(dataset.batch(part)))
 
-    def train(seed: int, epoch: int, batch_size: int) -> Batches:
+    def train(seed: int, epoch: int, batch_size: int, host: Host | None = None) -> Batches:
         order = np.asarray(
             sampling.epoch_order(examples["train"], batch_size, np.uint32(seed), np.int32(epoch))
         )
-        return batched("train", order, (seed, epoch))
+        return batched("train", order, (seed, epoch), host)
 
-    def evaluation(split: str, batch_size: int) -> Batches:
+    def evaluation(split: str, batch_size: int, host: Host | None = None) -> Batches:
         places = np.full(-(-examples[split] // batch_size) * batch_size, -1)
         places[: examples[split]] = np.arange(examples[split])
-        return batched(split, places.reshape(-1, batch_size), None)
+        return batched(split, places.reshape(-1, batch_size), None, host)
 
     return Stream(examples["train"], example, train, evaluation, examples)
 
