@@ -5,10 +5,13 @@ plus `sha256.json`, put in place by one rename after the hashes are on the disk:
 commit marker, and a folder that does not match its hashes is as good as none.
 """
 
+import contextlib
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from samop.errors import UserError
 
 PyTree = Any
 HASHES = "sha256.json"
+OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in what TensorStore says
 
 
 class Writer:
@@ -82,9 +86,28 @@ def save(path: Path, tree: PyTree) -> None:
     This process alone writes, and has all of every array.
     """
     temporary = _begun(path)
-    with _alone() as checkpointer:
-        checkpointer.save(_state(temporary), _full(tree))
-    _commit(temporary, path)
+    with _writing(temporary):
+        with _alone() as checkpointer:
+            checkpointer.save(_state(temporary), _full(tree))
+        _commit(temporary, path)
+
+
+@contextlib.contextmanager
+def _writing(temporary: Path) -> Iterator[None]:
+    """Leaves nothing half-written behind; where a disk is full, an OSError says so.
+
+    Raises:
+      OSError: what orbax says in words of its own and of the database within.
+    """
+    try:
+        yield
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        found = OS_ERROR.search(str(error))
+        if isinstance(error, OSError) or not found:
+            raise
+        number = int(found.group(1))
+        raise OSError(number, os.strerror(number), str(temporary)) from error
 
 
 def save_together(path: Path, tree: PyTree) -> None:
@@ -96,7 +119,7 @@ def save_together(path: Path, tree: PyTree) -> None:
         _begun(path)
     processes.wait(f"begin {path.name}")
     temporary = _temporary(path)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _writing(temporary), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(_state(temporary), _full(tree))
     processes.wait(f"written {path.name}")
     if processes.first():
@@ -180,6 +203,13 @@ def restore_arrays(path: Path) -> dict[str, np.ndarray]:
     return {name: np.asarray(leaf) for name, leaf in leaves.items()}
 
 
+def restore_host(path: Path, template: PyTree) -> PyTree:
+    """The pytree saved at `path` as NumPy arrays, with the template's structure."""
+    arrays, named = restore_arrays(path), _named(template)
+    leaves = [arrays.get(name, np.zeros(x.shape, x.dtype)) for name, x in named.items()]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
 def load(run: str | Path) -> dict[str, PyTree]:
     """The final network of a finished run.
 
@@ -197,14 +227,20 @@ def load(run: str | Path) -> dict[str, PyTree]:
         raise UserError(f"run {run} is not finished: it has no DONE file")
     group = run.parent.parent / "groups" / json.loads((run / "DONE").read_text())["group"]
     index = json.loads((group / "members.json").read_text())["points"].index(run.name)
-    variables: dict[str, PyTree] = {}
-    for name, leaf in restore_arrays(group / "final").items():
+    arrays = restore_arrays(group / "final")
+    return nested({name: leaf[index] for name, leaf in arrays.items()})
+
+
+def nested(named: Mapping[str, Any]) -> dict[str, PyTree]:
+    """Nested dictionaries from leaves by dotted names."""
+    tree: dict[str, PyTree] = {}
+    for name, leaf in named.items():
         *parents, last = name.split(".")
-        node = variables
+        node = tree
         for key in parents:
             node = node.setdefault(key, {})
-        node[last] = leaf[index]
-    return variables
+        node[last] = leaf
+    return tree
 
 
 def steps(folder: Path) -> list[int]:

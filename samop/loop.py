@@ -1,7 +1,6 @@
 """The host loop of one group of runs: feed epochs, read metrics late, save, resume."""
 
 import functools
-import hashlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +13,10 @@ import numpy as np
 from absl import logging
 
 from samop import (
+    begun,
     checkpoint,
     diagnostics,
+    divergence,
     feeding,
     memory,
     metrics,
@@ -199,62 +200,17 @@ def feed(ready: Ready) -> tuple[PyTree, ...]:
     return seeds, traced, _labels(ready), data
 
 
-def is_begun(group: Group, workdir: Path) -> bool:
-    """Whether a group has left anything but its members' names."""
-    files = [workdir / "points" / name / "metrics.jsonl" for name in group.names]
-    return (
-        any(file.exists() for file in files) or (workdir / "groups" / group.name / "final").exists()
-    )
-
-
-def is_trained(group: Group, workdir: Path) -> bool:
-    """Whether a group's final parameters and all its rows are there: only DONE may be missing."""
-    if not checkpoint.is_good(workdir / "groups" / group.name / "final"):
-        return False
-    for name in group.names:
-        point, epochs = workdir / "points" / name, configs.epochs(group.points[0])
-        rows = records.read_rows(point / "metrics.jsonl", tolerate_tail=True)
-        if not rows or rows[-1]["epoch"] != epochs:
-            return False
-        per_epoch = rows[-1]["step"] // epochs
-        due = watch.due(group.points[0], per_epoch, epochs)
-        if watch.recorded(point, due, per_epoch, epochs) != epochs:
-            return False
-    return True
-
-
 def resume(ready: Ready, workdir: Path) -> tuple[PyTree, int]:
     """The state to go on from and the number of epochs behind it; records cut back to match.
 
     Takes the newest checkpoint whose files match their hashes and whose rows are all on the disk;
     without one the group starts again.
     """
-    epoch = processes.agreed(lambda: _cut_back(ready, workdir))
+    epoch = processes.agreed(lambda: begun.cut_back(ready, workdir))
     if not epoch:
         return start(ready), 0
     saved = workdir / "groups" / ready.group.name / "checkpoints" / str(epoch)
     return checkpoint.restore(saved, ready.program.state), epoch
-
-
-def _cut_back(ready: Ready, workdir: Path) -> int:
-    """The epoch to go on from, 0: none; the records are cut back to it."""
-    group = ready.group
-    saved = workdir / "groups" / group.name / "checkpoints"
-    points = [workdir / "points" / name for name in group.names]
-    files = [point / "metrics.jsonl" for point in points]
-    rows = [records.read_rows(file, tolerate_tail=True) for file in files]
-    recorded = min(own[-1]["epoch"] if own else 0 for own in rows)
-    per_epoch = ready.run.steps_per_epoch
-    due = watch.due(group.points[0], per_epoch, ready.epochs)
-    recorded = min(watch.recorded(point, due, per_epoch, recorded) for point in points)
-    epoch = checkpoint.newest_good(saved, recorded)
-    for file, own in zip(files, rows):
-        kept = [row for row in own if row["epoch"] <= epoch]
-        if file.exists() or kept:
-            records.rewrite_rows(file, kept)
-    for point in points:
-        watch.cut(point, epoch * per_epoch)
-    return epoch
 
 
 def train(
@@ -265,7 +221,7 @@ def train(
     tensorboard: bool = False,
     profile: str = "",
     report: Callable[[int], None] = lambda epochs: None,
-    begun: Callable[[], None] = lambda: None,
+    going: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
 ) -> int:
     """Trains a group to its end and marks its runs DONE. Resumes what was begun.
@@ -283,7 +239,7 @@ def train(
       tensorboard: write event files too.
       profile: folder for a trace of one epoch, see `samop.profiling`; empty: none.
       report: called with the number of epochs newly done (or found done), as they are read.
-      begun: called whenever an epoch is on its way to the devices.
+      going: called whenever an epoch is on its way to the devices.
       check: called before anything is written; raises where the group is another worker's now.
 
     Returns:
@@ -294,9 +250,9 @@ def train(
     check()
     if stopping.announced() and not processes.several():
         raise stopping.Stopped
-    if processes.agreed(lambda: is_trained(group, workdir)):
+    if processes.agreed(lambda: begun.is_trained(group, workdir)):
         if processes.first():
-            _finish(ready, workdir)
+            begun.finish(ready, workdir)
         return 0
     state, begin = resume(ready, workdir)
     evaluations = speed.grad_evals(state)
@@ -306,6 +262,7 @@ def train(
     # One writer of records; the others have no files.
     log = metrics.GroupRecords(points if processes.first() else [], tensorboard)
     saver = checkpoint.Writer(folder / "checkpoints")
+    diverged = divergence.Divergence(ready, workdir)
     started = time.monotonic()
     pauses = Pauses(checkpoint_seconds)
     warned = False
@@ -314,6 +271,7 @@ def train(
         nonlocal warned
         values = jax.tree.map(functools.partial(real, group), processes.fetch(values))
         values = scores.scored(ready.workload, values)
+        diverged.read(number + 1, values, saver)
         if not ready.run.due(number):
             values = {k: v for k, v in values.items() if not k.startswith(DIAGNOSIS)}
         elif not warned and (number + 1 < ready.epochs or ready.epochs == 1):
@@ -331,7 +289,7 @@ def train(
                 epoch = profiling.traced(epoch, profiling.place(Path(profile), group))
             state, values = epoch(state, *inputs, place)
             values = processes.together(values)
-            begun()
+            going()
             watching.after(number, state)
             # Read one epoch late, so that the devices never wait for the host.
             if pending:
@@ -391,7 +349,7 @@ def train(
         for point in points:
             records.append_plain(point / "timing.jsonl", line)
         check()
-        _finish(ready, workdir)
+        begun.finish(ready, workdir)
     return ready.epochs - begin
 
 
@@ -412,17 +370,3 @@ def real(group: Group, x: np.ndarray) -> np.ndarray:
     """[padded seeds, padded cells, ...] → [runs, ...], padding dropped."""
     grid = x[: group.layout.seeds, : group.layout.cells]
     return grid.reshape(-1, *grid.shape[2:])
-
-
-def _finish(ready: Ready, workdir: Path) -> None:
-    for name in ready.group.names:
-        point = workdir / "points" / name
-        text = (point / "metrics.jsonl").read_bytes()
-        done = {
-            "group": ready.group.name,
-            "steps": ready.epochs * ready.run.steps_per_epoch,
-            "rows": text.count(b"\n"),
-            "metrics_sha256": hashlib.sha256(text).hexdigest(),
-        }
-        records.write_json(point / "DONE", done)
-    checkpoint.remove_all(workdir / "groups" / ready.group.name / "checkpoints")

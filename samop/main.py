@@ -24,6 +24,14 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a disk that is full, or gone: nothing half-written is believed
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: {error.strerror or error}{where}: what was saved before is whole; the same "
+            "command goes on from there once this is mended",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("\ninterrupted: the same command resumes where this one stopped", file=sys.stderr)
         return 130

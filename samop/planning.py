@@ -11,8 +11,18 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
+from samop import (
+    begun,
+    environment,
+    groups,
+    modes,
+    processes,
+    records,
+    shards,
+    validation,
+    variants,
+)
 from samop import config as configs
-from samop import environment, groups, loop, modes, processes, records, shards, validation, variants
 from samop.errors import UserError, nearest
 from samop.workloads import build, parameters
 
@@ -164,7 +174,7 @@ def _unfinished(plan: Plan, workdir: Path) -> list[groups.Group]:
 
 def _is_unfinished(group: groups.Group, workdir: Path) -> bool:
     done = [is_done(workdir, name) for name in group.names]
-    return not any(done) or (not all(done) and loop.is_trained(group, workdir))
+    return not any(done) or (not all(done) and begun.is_trained(group, workdir))
 
 
 def is_open(group: groups.Group, workdir: Path) -> bool:
@@ -176,7 +186,7 @@ def is_open(group: groups.Group, workdir: Path) -> bool:
         return False
     if not _is_unfinished(group, workdir):
         return False
-    whole = len(group.names) == 1 or loop.is_begun(group, workdir)
+    whole = len(group.names) == 1 or begun.is_begun(group, workdir)
     return whole or group.name not in groups.replaced(workdir)
 
 

@@ -12,6 +12,7 @@ import jax
 from absl import logging
 
 from samop import (
+    begun,
     claims,
     environment,
     groups,
@@ -234,7 +235,7 @@ def smaller(
       UserError: a single run that needs more than there is.
     """
     group, needs = ready.group, ready.footprint
-    if needs.more <= memory.SHARE * free or loop.is_begun(group, workdir):
+    if needs.more <= memory.SHARE * free or begun.is_begun(group, workdir):
         return []
     size = f"{needs.more / memory.GIB:.2g} GiB, and {free / memory.GIB:.2g} GiB are free"
     if len(group.names) > 1:
@@ -277,7 +278,7 @@ def _train(
         tensorboard=tensorboard,
         profile=plan.profile,
         report=lambda epochs: progress.advance(what, share * epochs),
-        begun=training.set,
+        going=training.set,
         check=claim.check if claim else lambda: None,
     )
     if trained == ready.epochs and not plan.profile:  # a traced epoch foretells too much

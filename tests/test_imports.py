@@ -62,6 +62,8 @@ LAYERS = {
         "speed",
         "pauses",
         "claims",
+        "divergence",
+        "begun",
     },
     4: {"timings", "shards", "modes", "planning", "sweep", "needs", "plans"},
     5: {
