@@ -125,7 +125,7 @@ def served(workload: workloads.Workload) -> workloads.Workload:
     from samop.data import stream
 
     assert workload.splits is not None
-    parts = workload.splits._asdict()
+    parts = {name: getattr(workload.splits, name) for name in ("train", "validation", "test")}
 
     def load(split, i, draw):
         return {"x": parts[split].x[i], "y": np.int32(parts[split].y[i])}
