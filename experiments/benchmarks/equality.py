@@ -163,7 +163,9 @@ DOUBLE = {"train__batch_size": 2 * SIZE, "data__train_size": 2 * COUNT}
 CASES = {
     "SAM": Case(point),
     "BatchNorm": Case(lambda: point(model__norm="batch")),
-    "ResNet-18, crop and flip": network("resnet18", {"filters": 2}, data__augment="crop_flip"),
+    "ResNet-18, crop and flip": network(
+        "resnet18", {"filters": 2}, data__augment="crop_flip", optimizer__lr=0.01
+    ),
     "LookSAM": Case(lambda: point(optimizer__name="looksam", optimizer__k=3)),
     "m-SAM by scan, BatchNorm": Case(lambda: point(optimizer__m=4, model__norm="batch", **DOUBLE)),
     "m-SAM by vmap, dropout": network(
