@@ -123,7 +123,7 @@ def run(model="vit", **fields):
 
 @pytest.mark.parametrize("model", ["vit", "resnet18"])
 def test_a_run_of_a_sweep_is_the_same(model, x64):
-    """Ten steps of SAM at two radii, statistics and all, also vmapped; in less memory."""
+    """Ten steps of SAM, statistics and all; of the ViT also two radii vmapped, in less memory."""
     # A vmap over kernels takes long to compile: of the ViT alone.
     cells = [{"optimizer__rho": r} for r in ((0.05, 0.1) if model == "vit" else (0.1,))]
     found, taken = [], []
@@ -131,7 +131,8 @@ def test_a_run_of_a_sweep_is_the_same(model, x64):
         ready = small.prepared(small.grid(run(model, remat=remat), cells, [0]))
         found.append(small.first_epochs(ready))
         taken.append(ready.footprint.workspace)
-    assert taken[1] < 0.8 * taken[0]
+    if model == "vit":  # of so small a ResNet evaluation takes more than training
+        assert taken[1] < 0.8 * taken[0]
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
     if len(cells) == 1:
