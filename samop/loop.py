@@ -248,8 +248,6 @@ def train(
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
     check()
-    if stopping.announced() and not processes.several():
-        raise stopping.Stopped
     if processes.agreed(lambda: begun.is_trained(group, workdir)):
         if processes.first():
             begun.finish(ready, workdir)

@@ -12,7 +12,7 @@ from samop.errors import UserError
 def main(argv: Sequence[str]) -> int:
     """Runs a command line (without the program's name); returns the exit status."""
     try:
-        stopping.catch()
+        stopping.catch(shlex.join(["python", "-m", "samop.main", *argv]))
         from samop import cli  # takes a second, in which the end may be announced already
 
         if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(argv):
@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> int:
         print("\ninterrupted: the same command resumes where this one stopped", file=sys.stderr)
         return 130
     except stopping.Stopped:
-        command = shlex.join(["python", "-m", "samop.main", *argv])
-        print(f"stopped by SIGTERM; resume with: {command}", file=sys.stderr)
+        stopping.say()
         leave()
         return stopping.status()
 

@@ -22,6 +22,7 @@ from samop import (
     modes,
     processes,
     profiling,
+    stopping,
     timings,
 )
 from samop import config as configs
@@ -89,6 +90,8 @@ def run(plan: Plan, workdir: Path) -> list[str]:
             for ready, claim, training in prepared:
                 tried.add(ready.group.name)
                 _train(ready, plan, workdir, progress, training, claim)
+                if stopping.announced() and not processes.several():
+                    raise stopping.Stopped  # several vote on it in the next group
         # Others' groups may be free by now, or have been divided.
 
 
