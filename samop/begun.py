@@ -68,5 +68,5 @@ def finish(ready: "Ready", workdir: Path) -> None:
             "rows": text.count(b"\n"),
             "metrics_sha256": hashlib.sha256(text).hexdigest(),
         }
-        records.write_json(point / "DONE", done)
+        records.write_sealed(point / "DONE", done)
     checkpoint.remove_all(workdir / "groups" / ready.group.name / "checkpoints")

@@ -225,8 +225,11 @@ def load(run: str | Path) -> dict[str, PyTree]:
     run = Path(run)
     if not (run / "DONE").exists():
         raise UserError(f"run {run} is not finished: it has no DONE file")
-    group = run.parent.parent / "groups" / json.loads((run / "DONE").read_text())["group"]
-    index = json.loads((group / "members.json").read_text())["points"].index(run.name)
+    try:
+        group = run.parent.parent / "groups" / records.read_json(run / "DONE")["group"]
+        index = records.read_json(group / "members.json")["points"].index(run.name)
+    except records.CorruptRecord as error:
+        raise UserError(str(error)) from None
     arrays = restore_arrays(group / "final")
     return nested({name: leaf[index] for name, leaf in arrays.items()})
 

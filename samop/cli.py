@@ -1,7 +1,6 @@
 """The command line of `samop.main`: config file, its argument, overrides; errors as one line."""
 
 import importlib.util
-import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from samop import config as configs
-from samop import processes, validation
+from samop import processes, records, validation
 from samop.errors import UserError, nearest
 
 Axes = Mapping[str, Sequence[Any]]
@@ -237,7 +236,7 @@ def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], Axes | Sequen
 
 def _replay(file: Path) -> ConfigDict:
     try:
-        record = json.loads(file.read_text())
+        record = records.read_json(file)
         plain = record["config"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"--config={file} is no record of a run: {error!r}") from None

@@ -139,7 +139,7 @@ def freeze(group: Group, folder: Path, how: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     value = {"points": list(group.names), "layout": group.layout._asdict(), "how": dict(how)}
-    records.write_json(folder / MEMBERS, value)
+    records.write_sealed(folder / MEMBERS, value)
 
 
 def thaw(group: Group, folder: Path) -> None:
@@ -177,7 +177,7 @@ def _members(workdir: Path) -> dict[str, tuple[tuple[str, ...], Layout, str]]:
     found = {}
     for file in sorted((workdir / "groups").glob(f"*/{MEMBERS}")):
         try:
-            members = json.loads(file.read_text())
+            members = records.read_json(file)
             names, grid = tuple(members["points"]), Layout(**members["layout"])
             replaces = str(members.get("how", {}).get("replaces", ""))
         except FileNotFoundError:
@@ -201,7 +201,7 @@ def read_point(workdir: Path, name: str) -> Point:
     """The config of a run that an earlier command planned."""
     file = workdir / "points" / name / "config.json"
     try:
-        plain = json.loads(file.read_text())["config"]
+        plain = records.read_json(file)["config"]
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{file} cannot be read: {error}") from None
     return configs.from_json(plain).to_dict()

@@ -3,7 +3,6 @@
 import copy
 import functools
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -223,7 +222,9 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     surroundings = environment.describe()
     for name, point in plan.points.items():
         folder = workdir / "points" / name
-        if _is_json(folder / "config.json"):
+        if (folder / "DONE").exists() and not _is_whole(folder / "DONE"):
+            (folder / "DONE").unlink()  # made again of what it says, or trained again
+        if _is_whole(folder / "config.json"):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         workload = build(point)
@@ -242,7 +243,7 @@ def write_plan(plan: Plan, workdir: Path) -> None:
             ),
             "environment": surroundings,
         }
-        records.write_json(folder / "config.json", value, sync=False)
+        records.write_sealed(folder / "config.json", value, sync=False)
     value = {
         "experiment": plan.experiment,
         "command": plan.command,
@@ -252,13 +253,13 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     records.write_json(workdir / "plan.json", value)
 
 
-def _is_json(file: Path) -> bool:
-    """Whether a file is there and whole; one damaged by a power failure is written again."""
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and undamaged; a power failure, say, is named in a warning."""
     if not file.exists():
         return False
     try:
-        json.loads(file.read_text())
-    except ValueError:
-        logging.warning("%s is damaged; writing it again", file)
+        records.read_json(file)
+    except records.CorruptRecord as error:
+        logging.warning("%s; writing it again", error)
         return False
     return True

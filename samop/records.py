@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+CRC = "crc"
+
 
 class CorruptRecord(ValueError):
     """A row that is not what was written: bad JSON, a wrong checksum or steps out of order."""
@@ -104,6 +106,28 @@ def write_atomic(path: Path, text: str, sync: bool = True) -> None:
 def write_json(path: Path, value: Any, sync: bool = True) -> None:
     """Replaces a JSON file atomically, indented, keys in the given order."""
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n", sync)
+
+
+def write_sealed(path: Path, value: Mapping[str, Any], sync: bool = True) -> None:
+    """`write_json` of an object with a checksum as its last field, which `read_json` verifies."""
+    write_json(path, {**value, CRC: _crc(json.dumps(value, allow_nan=False))}, sync)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; of a sealed one what is in it, without the checksum.
+
+    Raises:
+      CorruptRecord: it is no JSON, or not what was written. A missing file is an OSError.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise CorruptRecord(f"{path} is damaged: {error}") from None
+    # Files of earlier versions have none.
+    crc = value.pop(CRC, None) if isinstance(value, dict) else None
+    if crc is not None and crc != _crc(json.dumps(value)):
+        raise CorruptRecord(f"{path} is damaged: its checksum does not match")
+    return value
 
 
 def rewrite_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

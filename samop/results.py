@@ -24,7 +24,7 @@ from samop.comparison import (
     tidy,
 )
 from samop.errors import UserError
-from samop.records import CorruptRecord, read_rows
+from samop.records import CorruptRecord, read_json, read_rows
 from samop.summary import table
 from samop.variants import LABELS, base_label
 from samop.varying import add_varying, settings
@@ -175,9 +175,9 @@ def _check_complete(root: Path, state: Completeness, allowed: bool) -> None:
 
 def _json(path: Path, *keys: str) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is corrupt: {error}") from None
+        value = read_json(path)
+    except CorruptRecord as error:
+        raise UserError(f"{error}; the sweep's command writes it again") from None
     lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
     if lacking:
         raise UserError(f"{path} is corrupt: it lacks {', '.join(lacking)}")

@@ -319,3 +319,37 @@ def test_a_diverging_run_leaves_its_neighbours_alone(x64):
 def test_batch_larger_than_the_data():
     with pytest.raises(UserError, match=r"train.batch_size=500 .*200 training examples"):
         build(point(train__batch_size=500))
+
+
+@pytest.mark.parametrize("name", ["points/*/config.json", "points/*/DONE", "groups/*/members.json"])
+def test_a_flipped_bit_in_a_json_file_is_noticed(finished, name):
+    """Also one that leaves JSON behind: another number, another name."""
+    file = next(finished.glob(name))
+    good = file.read_bytes()
+    before = records.read_json(file)
+    for place in range(0, len(good), max(1, len(good) // 60)):
+        data = bytearray(good)
+        data[place] ^= 1
+        file.write_bytes(data)
+        try:
+            assert records.read_json(file) == before or b'"crc"' not in data
+        except records.CorruptRecord:
+            pass
+        finally:
+            file.write_bytes(good)
+
+
+def test_damaged_json_files_are_written_again(finished, tmp_path, caplog):
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    before = record_of(workdir)
+    for name in ("config.json", "DONE"):
+        file = next((workdir / "points").glob(f"*/{name}"))
+        file.write_text(file.read_text().replace("1", "2", 1))
+        with pytest.raises(records.CorruptRecord):
+            records.read_json(file)
+    sweep.run(small_plan(train__epochs=4), workdir)
+    assert "its checksum does not match; writing it again" in caplog.text
+    for name in ("config.json", "DONE"):
+        for file in (workdir / "points").glob(f"*/{name}"):
+            records.read_json(file)
+    assert record_of(workdir) == before

@@ -1,6 +1,5 @@
 """Curvature records of a work folder → one row per run and measured step."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 
 from samop.errors import UserError
 from samop.pairing import finished
-from samop.records import CorruptRecord, read_rows
+from samop.records import CorruptRecord, read_json, read_rows
 
 RESIDUAL, STANDARD_ERROR = "residual", "standard error"
 
@@ -148,7 +147,7 @@ def _run(root: Path, run: Mapping[str, Any]) -> tuple[list[dict[str, Any]], bool
     done = run["status"] in ("done", "diverged")
     rows = rows_of(path, done)
     record = path.with_name("config.json")
-    config = json.loads(record.read_bytes())["config"] if record.exists() else {}
+    config = read_json(record)["config"] if record.exists() else {}
     found = []
     for row in rows:
         # `parameters` is the run's own; lists are the figures' affair.
