@@ -148,11 +148,13 @@ def _fix(products: list[Axes], field: str, value: Any) -> list[Axes]:
 
 
 def _whole(argv: Sequence[str]) -> list[str]:
-    """The arguments of the whole sweep, of which a shard is a part."""
+    """The arguments of the whole sweep, without what is of this process alone."""
     kept, skip = [], False
     for word in argv:
-        bare = word in ("--shard", "-shard")
-        if not (skip or bare or word.startswith(("--shard=", "-shard="))):
+        name, equals, _ = word.lstrip("-").partition("=")
+        own = word.startswith("-") and name in ("shard", "coordinator", "processes", "process")
+        bare = own and not equals
+        if not (skip or own):
             kept.append(word)
         skip = bare
     return kept

@@ -34,8 +34,10 @@ class Divergence:
         self._ready, self._group = ready, ready.group
         self._points = [workdir / "points" / name for name in ready.group.names]
         self._saved = workdir / "groups" / ready.group.name / "checkpoints"
-        rows = [_last_row(point / "metrics.jsonl") for point in self._points]
-        self._finite = [_is_finite(row) for row in rows]
+        self._finite = [True] * len(self._points)
+        if processes.first():
+            rows = [_last_row(point / "metrics.jsonl") for point in self._points]
+            self._finite = [_is_finite(row) for row in rows]
 
     def read(self, epoch: int, values: Mapping[str, np.ndarray], saver: checkpoint.Writer) -> None:
         """Keeps what is left of the runs that diverged in an epoch.

@@ -191,10 +191,16 @@ def _members(workdir: Path) -> dict[str, tuple[tuple[str, ...], Layout, str]]:
     return found
 
 
-def named(names: Sequence[str], workdir: Path, points: Mapping[str, Point]) -> list[Group]:
-    """Frozen groups by their names, in that order."""
-    there = {group.name: group for group in frozen(workdir, points)} if names else {}
-    return [there[name] for name in names]
+def told(group: Group) -> list[Any]:
+    """A group as plain values, for other processes, which may not see its files yet."""
+    return [group.name, list(group.names), group.layout._asdict()]
+
+
+def heard(told: Sequence[Any], workdir: Path, points: Mapping[str, Point]) -> Group:
+    """The inverse of `told`; configs that are not among `points` are on the disk for long."""
+    name, names, grid = told
+    found = tuple(points.get(run) or read_point(workdir, run) for run in names)
+    return Group(name, tuple(names), found, Layout(**grid))
 
 
 def read_point(workdir: Path, name: str) -> Point:

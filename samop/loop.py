@@ -177,7 +177,10 @@ def start(ready: Ready) -> PyTree:
         if stacked is None:
             stacked = jax.tree.map(lambda x: np.empty((seeds, *x.shape), x.dtype), one)
         jax.tree.map(lambda all, x: all.__setitem__(i, x), stacked, one)  # noqa: B023
-    return ready.program.start(*stacked)
+    program = ready.program
+    if processes.several() and program.begins is not None:
+        stacked = jax.tree.map(processes.place, stacked, program.begins)
+    return program.start(*stacked)
 
 
 def _labels(ready: Ready) -> jax.Array:
@@ -248,6 +251,8 @@ def train(
     group, folder = ready.group, workdir / "groups" / ready.group.name
     points = [workdir / "points" / name for name in group.names]
     check()
+    if processes.several() and processes.any_of(stopping.announced()):
+        raise stopping.Stopped
     if processes.agreed(lambda: begun.is_trained(group, workdir)):
         if processes.first():
             begun.finish(ready, workdir)
@@ -320,8 +325,10 @@ def train(
         with stopping.deferred():
             state = epochs(state)
     finally:
-        saver.close()
-        log.close()
+        try:
+            saver.close()
+        finally:
+            log.close()
     seconds = time.monotonic() - started - watching.seconds
     evaluations = speed.grad_evals(state) - evaluations
     figures = speed.figures(ready, ready.epochs - begin, evaluations, seconds)

@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from samop import stopping
 from samop.errors import UserError
@@ -37,7 +37,6 @@ def main(argv: Sequence[str]) -> int:
         return 130
     except stopping.Stopped:
         stopping.say()
-        leave()
         return stopping.status()
 
 
@@ -67,23 +66,34 @@ def execute(request) -> int:
     from samop import plans, processes, sweep
 
     plan = sweep.plan(request.config, request.axes, request.command, request.shard)
+    processes.check_same([request.command, str(request.workdir), request.shard, request.dry_run])
     if processes.first():
         for note in request.notes:
             print(note)
-        print(plans.describe(plan, request.workdir, foretell=request.dry_run))
+    say(lambda: plans.describe(plan, request.workdir, foretell=request.dry_run) + "\n")
     if request.dry_run:
         return 0
     others = sweep.run(plan, request.workdir)
-    if not processes.first():
-        return 0
-    if unfinished := plans.unfinished(plan, request.workdir, others):
-        print(unfinished)
-        return 0
-    from samop import claims, report
 
-    with claims.hold(request.workdir, "report", request.config.run.claim_seconds, "reports"):
-        print(report.write(request.workdir), end="")
+    def report() -> str:
+        if unfinished := plans.unfinished(plan, request.workdir, others):
+            return unfinished + "\n"
+        from samop import claims, report
+
+        with claims.hold(request.workdir, "report", request.config.run.claim_seconds, "reports"):
+            return report.write(request.workdir)
+
+    say(report)
     return 0
+
+
+def say(words: Callable[[], str]) -> None:
+    """Prints what the first process has to say; the others wait for it."""
+    from samop import processes
+
+    text = processes.agreed(words)
+    if processes.first():
+        print(text, end="", flush=True)
 
 
 def leave() -> None:
@@ -104,6 +114,8 @@ def command_line() -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
         status = 1
+    if not status and stopping.announced():
+        leave()
     sys.stdout.flush()
     sys.stderr.flush()
     if status or stopping.announced():

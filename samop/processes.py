@@ -19,11 +19,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from samop import stopping
 from samop.errors import UserError
 
 PyTree = Any
 # A process that dies is missed after so long; jax's own 100 s keep the others' devices waiting.
-HEARTBEAT_SECONDS = 15
+HEARTBEAT_SECONDS = 25
 
 
 class Launch(NamedTuple):
@@ -112,6 +113,8 @@ def initialize(how: Launch) -> None:
     except (RuntimeError, ValueError) as error:
         where = f"--coordinator={how.coordinator}" if how.coordinator else around
         raise UserError(f"the other processes cannot be reached by {where}: {error}") from None
+    if several():
+        stopping.hold()
 
 
 def several() -> bool:
@@ -158,6 +161,19 @@ def agreed(decide: Callable[[], Any]) -> Any:
     return answer["value"]
 
 
+def check_same(words: Any) -> None:
+    """Raises UserError in all processes unless they were given the same, plain JSON."""
+    if not several():
+        return
+    own = json.dumps(words)
+    if any_of(agreed(lambda: own) != own):
+        raise UserError(
+            "the processes of this program were given different commands: all of them train "
+            "together, so give each the same one. To train each for itself, as shards do, start "
+            "them apart: under Slurm as an array, or with srun --ntasks=1 for each"
+        )
+
+
 class Ballot:
     """Votes of all processes that nobody waits for: they travel behind the devices' work.
 
@@ -181,6 +197,12 @@ class Ballot:
     def result(self, handed_in: Any) -> list[bool]:
         """Whether each flag was carried; waits for the devices."""
         return [bool(flag) for flag in np.asarray(handed_in)]
+
+
+def any_of(flag: bool) -> bool:
+    """Whether a flag is up in any process; waits for all of them."""
+    ballot = Ballot()
+    return ballot.result(ballot.cast([flag]))[0]
 
 
 def place(value: PyTree, sharding: jax.sharding.Sharding) -> PyTree:
@@ -213,8 +235,13 @@ def fetch(tree: PyTree) -> PyTree:
     """Arrays as NumPy arrays, whole in each process; all must call it."""
     if not several():
         return jax.device_get(tree)
-    own = lambda x: x.addressable_data(0) if isinstance(x, jax.Array) else x  # noqa: E731
-    return jax.tree.map(lambda x: np.asarray(own(x)), together(tree))
+
+    def own(x: Any) -> np.ndarray:
+        # One at a time: all of what is divided would not fit on a device at once.
+        x = together(x)
+        return np.asarray(x.addressable_data(0) if isinstance(x, jax.Array) else x)
+
+    return jax.tree.map(own, tree)
 
 
 def wait(name: str) -> None:

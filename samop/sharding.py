@@ -95,6 +95,7 @@ class Program(NamedTuple):
       pieces: the same of a streamed run, whose epoch is in pieces, see `samop.streaming`: its
         chunk donates the state.
       state: shapes and shardings of the state, for compiling and for restoring a checkpoint.
+      begins: shardings of what `start` takes, where its arrays lie in parts; None: whole.
       mesh, specs: where "seeds", "cells", "grid" and "every" (replicated) arrays belong; and
         "batch" and "batches", one [size, ...] or several [K, size, ...] that come from outside.
     """
@@ -106,6 +107,7 @@ class Program(NamedTuple):
     mesh: Mesh
     specs: dict[str, PartitionSpec]
     pieces: Any = None
+    begins: PyTree = None
 
     def place(self, spec: str, value: PyTree) -> PyTree:
         """Puts host arrays onto the devices."""
@@ -216,6 +218,7 @@ def make_program(
         epoch=jit(epoch, donate_argnums=0, **placed(out_shardings=(lies, None))),
         advance=jit(advance, **placed(out_shardings=lies)),
         state=shapes,
+        begins=begins if parts > 1 else None,
         mesh=mesh,
         specs={
             "seeds": seeds,

@@ -57,6 +57,12 @@ def announced() -> bool:
     return _announced
 
 
+def hold() -> None:
+    """From now on SIGTERM is `announced` alone: of several processes all end together or none."""
+    global _deferred
+    _deferred += 1
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Within, who works asks `announced` and ends by itself where it suits."""

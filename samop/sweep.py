@@ -7,6 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import logging
@@ -78,10 +79,10 @@ def run(plan: Plan, workdir: Path) -> list[str]:
         profiling.check(Path(plan.profile))
     tried: set[str] = set()
     while True:
-        names, others = processes.agreed(lambda: _free(plan, workdir, tried))
-        if not names:
+        told, others = processes.agreed(lambda: _free(plan, workdir, tried))
+        if not told:
             return others
-        free = groups.named(names, workdir, plan.points)
+        free = [groups.heard(each, workdir, plan.points) for each in told]
         runs, work = sum(len(group.names) for group in free), sum(map(timings.work, free))
         with (
             Progress(runs, work, quiet=not processes.first()) as progress,
@@ -95,15 +96,16 @@ def run(plan: Plan, workdir: Path) -> list[str]:
         # Others' groups may be free by now, or have been divided.
 
 
-def _free(plan: Plan, workdir: Path, tried: set[str]) -> tuple[list[str], list[str]]:
-    """Names of groups to train that nobody has claimed; and in words who has the others."""
+def _free(plan: Plan, workdir: Path, tried: set[str]) -> tuple[list[Any], list[str]]:
+    """Groups to train that nobody has claimed, as `groups.told`; in words who has the others."""
     todo = _planned(plan, workdir, first=not tried)
     held = {
         group.name: claims.holder(workdir, group.name, _patience(plan))
         for group in todo
         if group.name not in tried
     }
-    return [g for g in held if not held[g]], [str(owner) for owner in held.values() if owner]
+    free = [groups.told(g) for g in todo if g.name in held and not held[g.name]]
+    return free, [str(owner) for owner in held.values() if owner]
 
 
 def _patience(plan: Plan) -> float:
@@ -183,9 +185,9 @@ def _prepared(
                 break
             ready = futures.pop(0).result()
             own = claimed[0]
-            names = processes.agreed(functools.partial(_divided, ready, plan, workdir, own))
-            queue = groups.named(names, workdir, plan.points) + queue
-            if not names:
+            parts = processes.agreed(functools.partial(_divided, ready, plan, workdir, own))
+            queue = [groups.heard(part, workdir, plan.points) for part in parts] + queue
+            if not parts:
                 yield ready, own, training
             if own := claimed.pop(0):
                 own.release()
@@ -210,8 +212,8 @@ def _claimed(group: groups.Group, plan: Plan, workdir: Path) -> claims.Claim | N
     return claim
 
 
-def _divided(ready: loop.Ready, plan: Plan, workdir: Path, claim: claims.Claim | None) -> list[str]:
-    """Names of the groups that take the place of one that would not fit; none where it does.
+def _divided(ready: loop.Ready, plan: Plan, workdir: Path, claim: claims.Claim | None) -> list[Any]:
+    """The groups, as `groups.told`, that take the place of one that would not fit; or none.
 
     Nobody plans meanwhile, or would see both.
     """
@@ -226,7 +228,7 @@ def _divided(ready: loop.Ready, plan: Plan, workdir: Path, claim: claims.Claim |
         for part in parts:
             freeze(part, plan, workdir, replaces=group.name)
         groups.thaw(group, workdir / "groups" / group.name)
-    return [part.name for part in parts]
+    return [groups.told(part) for part in parts]
 
 
 def smaller(
@@ -246,10 +248,17 @@ def smaller(
         logging.info("%s and %d more need %s: fewer at a time", group.names[0], others, size)
         batch = lambda p: modes.shared_batch(p, p["run"], used)  # noqa: E731
         return groups.form(group.points, len(used), lambda _: len(group.names) // 2, batch)
+    if processes.several():
+        # One of several processes asks: a program cannot be compiled by it alone.
+        if needs.more > free:
+            raise UserError(f"{group.names[0]} needs {size}: take smaller batches or more devices")
+        logging.warning("%s needs %s; trying all the same", group.names[0], size)
+        return []
     point, platform = group.points[0], used[0].platform
     sizes = {name: point["train"][name] for name in ("batch_size", "eval_batch_size")}
     halved = with_fields(point, {f"train.{n}": -(-size // 2) for n, size in sizes.items()})
-    half = loop.compiled(groups.make([[halved]], len(used)), used).footprint
+    batch_size = modes.shared_batch(halved, halved["run"], used)
+    half = loop.compiled(groups.make([[halved]], len(used), batch_size), used).footprint
     shared = 1 if ready.workload.world is not None else len(used)
     also = memory.others(point, shared, group.layout.divided, platform)
     advice = memory.what_would_fit(needs, half, memory.SHARE * free, sizes, also)

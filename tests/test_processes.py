@@ -253,3 +253,39 @@ def test_bad_flags(flags, words):
     with pytest.raises(UserError, match=words):
         processes.launch(*flags)
     assert processes.launch("", 0, -1) == processes.Launch()
+
+
+def test_processes_with_different_commands_end_and_say_so(tmp_path):
+    """As `srun -n 2 … --shard=$SLURM_PROCID/2` would start them."""
+    port = free_port()
+    running = []
+    for i in range(2):
+        others = [f"--coordinator=localhost:{port}", "--processes=2", f"--process={i}"]
+        line = [sys.executable, "-m", "samop.main", f"--config={CONFIG}:", f"--shard={i}/2"]
+        running.append(
+            subprocess.Popen(
+                [*line, f"--workdir={tmp_path / 'w'}", *others],
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    statuses, outputs = ended(running)
+    assert 0 not in statuses
+    assert any("were given different commands" in text for text in outputs), outputs
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_state_in_parts_is_divided_over_processes(tmp_path):
+    """Each process keeps a half of the large weights; checkpoints and records know nothing of it."""
+    arg, wide = "epochs=2", "--config.model.hidden=(64,64)"
+    parts = ["--config.run.shard_parameters=True", wide, "--config.seed=0"]
+    run(2, tmp_path / "w", arg, *parts)
+    run(1, tmp_path / "alone", arg, wide, "--config.seed=0")
+    assert_alike(tmp_path / "alone", tmp_path / "w")
+    layouts = [
+        json.loads(file.read_text())["layout"]
+        for file in (tmp_path / "w" / "groups").glob("*/members.json")
+    ]
+    assert [(x["batch"], x["divided"]) for x in layouts] == [(2, True)] * len(layouts)
