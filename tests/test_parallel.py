@@ -53,12 +53,20 @@ def test_every_case_is_tested(equality):
     assert tuple(equality.CASES) == NAMES
 
 
+@pytest.fixture
+def quickly():
+    """Small networks run a moment and compile for long: XLA may leave its optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.mark.parametrize(
     ("case", "devices"),
     [*((case, 2) for case in NAMES), *((case, 8) for case in ON_EIGHT), ("BatchNorm", 1)],
 )
 @pytest.mark.parametrize("parallel", PARALLEL)
-def test_one_device_is_several(equality, case, devices, parallel, x64):
+def test_one_device_is_several(equality, case, devices, parallel, x64, quickly):
     assert equality.difference(case, parallel, devices) < 1e-9
 
 
