@@ -29,6 +29,7 @@ from samop.errors import UserError
 
 FOLDER = ".claims"
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of Linux; other systems have none
+TRIES = 10  # looks at a higher generation before it is believed
 LATER = 0.1  # seconds between two looks at a claim that is waited for
 PATIENCE = 10  # looks until the user is told
 GONE = (errno.ENOENT, errno.ESTALE)
@@ -84,7 +85,7 @@ class Claim:
 
     def check(self) -> None:
         """Raises LostClaim unless the claim is in force still; before anything is written."""
-        if self._lost or not self._in_force():
+        if self._lost or not self._stays():
             self._lost = True
             raise LostClaim(
                 f"{self._path.parent.parent}: this process was stopped for so long that another "
@@ -98,7 +99,7 @@ class Claim:
             return
         self._end()
         with contextlib.suppress(OSError):
-            if not self._lost and self._in_force():
+            if not self._lost and self._stays():
                 # Its own last: a dead generation should never be the highest.
                 for generation in sorted(_generations(self._path)):
                     _numbered(self._path, generation).unlink(missing_ok=True)
@@ -119,12 +120,22 @@ class Claim:
     def _renew(self, every: float) -> None:
         while not self._over.wait(every):
             try:
-                if not self._in_force():
+                if not self._stays():
                     self._lost = True
                     return
                 os.utime(self._file)  # without times: the file server sets its own
             except OSError:
                 continue  # a network that is down, say: the next check tells what came of it
+
+    def _stays(self) -> bool:
+        """Whether it is in force, once a higher one that is only tried has been withdrawn."""
+        for _ in range(TRIES):
+            if self._in_force():
+                return True
+            if not self._is_own():
+                return False
+            time.sleep(LATER / 2)
+        return self._in_force()
 
     def _in_force(self) -> bool:
         touched(self._path.parent)  # a change of the folder has a network's client read it anew
@@ -169,15 +180,16 @@ def take(workdir: Path, name: str, seconds: float) -> Claim | Holder:
                 _numbered(path, newest + 1).unlink(missing_ok=True)
                 os.close(file)
                 raise
-            # Between the look and the file a whole generation may have come and be going, or an
-            # owner that slept have woken up.
-            if max(_generations(path), default=-1) != newest + 1:
-                claim.withdraw()
-            elif newest >= 0 and (owner := _owner(_numbered(path, newest), seconds)):
-                claim.withdraw()
-                return owner
-            else:
+            # Between the look and the file whole generations may have come and gone, also lower
+            # ones that began anew, or an owner that slept have woken up.
+            others = [k for k in _generations(path) if k != newest + 1]
+            owners = (_owner(_numbered(path, k), seconds) for k in others)
+            owner = next(filter(None, owners), None)
+            if owner is None and max(others, default=-1) <= newest:
                 return claim
+            claim.withdraw()
+            if owner is not None:
+                return owner
     except OSError as error:
         raise UserError(
             f"--workdir={workdir} cannot be written: {error.strerror}; choose a folder that can"
