@@ -53,6 +53,11 @@ def test_the_readme_has_pods_slurm_and_arrays():
     assert len(commands()) > 15
 
 
+def test_no_table_is_missing():
+    """PLACEholders stand alone on a line, in capitals."""
+    assert not re.search(r"^[A-Z]{5,}$", TEXT, re.MULTILINE)
+
+
 def test_a_command_that_is_not_understood_fails(monkeypatch):
     """So that the test above can."""
     monkeypatch.chdir(ROOT)
