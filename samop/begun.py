@@ -11,6 +11,8 @@ from samop.groups import Group
 if TYPE_CHECKING:
     from samop.loop import Ready
 
+DONE = ("group", "steps", "rows", "metrics_sha256")  # fields of a finished run's file of that name
+
 
 def is_begun(group: Group, workdir: Path) -> bool:
     """Whether a group has left anything but its members' names."""
@@ -62,11 +64,11 @@ def finish(ready: "Ready", workdir: Path) -> None:
     for name in ready.group.names:
         point = workdir / "points" / name
         text = (point / "metrics.jsonl").read_bytes()
-        done = {
-            "group": ready.group.name,
-            "steps": ready.epochs * ready.run.steps_per_epoch,
-            "rows": text.count(b"\n"),
-            "metrics_sha256": hashlib.sha256(text).hexdigest(),
-        }
-        records.write_sealed(point / "DONE", done)
+        done = (
+            ready.group.name,
+            ready.epochs * ready.run.steps_per_epoch,
+            text.count(b"\n"),
+            hashlib.sha256(text).hexdigest(),
+        )
+        records.write_sealed(point / "DONE", dict(zip(DONE, done)))
     checkpoint.remove_all(workdir / "groups" / ready.group.name / "checkpoints")

@@ -152,10 +152,11 @@ def check(point: Mapping[str, Any], layout: Layout) -> None:
     size, m = point["train"]["batch_size"], variants.resolved(point["optimizer"])["m"]
     if not m or size // layout.batch % m == 0:
         return
+    devices = f"run.devices={_largest_divisor(size // m, layout.batch)}, "
     raise UserError(
         f"optimizer.m={m} does not divide the {size // layout.batch} examples that each of "
         f"{layout.batch} devices has of train.batch_size={size}, and with parallel="
-        f"{layout.parallel!r} a group lies on one device: use run.devices="
-        f"{_largest_divisor(size // m, layout.batch)}, a train.batch_size that is a multiple of "
+        f"{layout.parallel!r} a group lies on one device: use "
+        f"{'' if jax.process_count() > 1 else devices}a train.batch_size that is a multiple of "
         f"{m * layout.batch}, or parallel='jit'"
     )

@@ -38,6 +38,17 @@ def main(argv: Sequence[str]) -> int:
     except stopping.Stopped:
         stopping.say()
         return stopping.status()
+    except RuntimeError as error:
+        from samop import processes
+
+        if not processes.is_lost(error):
+            raise
+        print(
+            f"error: what all processes compute together failed, as it does when one of them ends "
+            f"(its own output says why): {str(error).splitlines()[0]}; the same command resumes",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def set_up(request) -> None:

@@ -222,9 +222,9 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     surroundings = environment.describe()
     for name, point in plan.points.items():
         folder = workdir / "points" / name
-        if (folder / "DONE").exists() and not _is_whole(folder / "DONE"):
+        if (folder / "DONE").exists() and not _is_whole(folder / "DONE", *begun.DONE):
             (folder / "DONE").unlink()  # made again of what it says, or trained again
-        if _is_whole(folder / "config.json"):
+        if _is_whole(folder / "config.json", "name", "config"):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         workload = build(point)
@@ -253,12 +253,12 @@ def write_plan(plan: Plan, workdir: Path) -> None:
     records.write_json(workdir / "plan.json", value)
 
 
-def _is_whole(file: Path) -> bool:
-    """Whether a file is there and undamaged; a power failure, say, is named in a warning."""
+def _is_whole(file: Path, *keys: str) -> bool:
+    """Whether a file is there and undamaged, with these fields; damage is named in a warning."""
     if not file.exists():
         return False
     try:
-        records.read_json(file)
+        records.read_json(file, *keys)
     except records.CorruptRecord as error:
         logging.warning("%s; writing it again", error)
         return False

@@ -105,6 +105,8 @@ def initialize(how: Launch) -> None:
         return
     # jax's own service would take SIGTERM for itself; `samop.pauses` hears it, and the clock.
     jax.config.update("jax_enable_preemption_service", False)
+    # From here on: one that ended while it joins would take the others with it.
+    stopping.hold()
     try:
         if how.coordinator:
             jax.distributed.initialize(*how, **options)
@@ -113,13 +115,18 @@ def initialize(how: Launch) -> None:
     except (RuntimeError, ValueError) as error:
         where = f"--coordinator={how.coordinator}" if how.coordinator else around
         raise UserError(f"the other processes cannot be reached by {where}: {error}") from None
-    if several():
-        stopping.hold()
+    if not several():
+        stopping.release()
 
 
 def several() -> bool:
     """Whether there are other processes."""
     return jax.process_count() > 1
+
+
+def is_lost(error: Exception) -> bool:
+    """Whether an error is what remains of a computation whose other processes may have gone."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and several()
 
 
 def first() -> bool:

@@ -113,11 +113,16 @@ def write_sealed(path: Path, value: Mapping[str, Any], sync: bool = True) -> Non
     write_json(path, {**value, CRC: _crc(json.dumps(value, allow_nan=False))}, sync)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *keys: str) -> Any:
     """A JSON file; of a sealed one what is in it, without the checksum.
 
+    Args:
+      path: the file.
+      keys: fields that it should have.
+
     Raises:
-      CorruptRecord: it is no JSON, or not what was written. A missing file is an OSError.
+      CorruptRecord: it is no JSON, not what was written, or lacks a field. A missing file is an
+        OSError.
     """
     try:
         value = json.loads(path.read_bytes())
@@ -127,6 +132,8 @@ def read_json(path: Path) -> Any:
     crc = value.pop(CRC, None) if isinstance(value, dict) else None
     if crc is not None and crc != _crc(json.dumps(value)):
         raise CorruptRecord(f"{path} is damaged: its checksum does not match")
+    if lacking := [key for key in keys if not isinstance(value, dict) or key not in value]:
+        raise CorruptRecord(f"{path} is damaged: it lacks {', '.join(lacking)}")
     return value
 
 

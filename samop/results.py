@@ -175,13 +175,9 @@ def _check_complete(root: Path, state: Completeness, allowed: bool) -> None:
 
 def _json(path: Path, *keys: str) -> dict[str, Any]:
     try:
-        value = read_json(path)
+        return read_json(path, *keys)
     except CorruptRecord as error:
         raise UserError(f"{error}; the sweep's command writes it again") from None
-    lacking = [key for key in keys if not isinstance(value, dict) or key not in value]
-    if lacking:
-        raise UserError(f"{path} is corrupt: it lacks {', '.join(lacking)}")
-    return value
 
 
 def _point(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:

@@ -14,6 +14,8 @@ from samop import timings
 
 Point = Mapping[str, Any]
 LEAST = 1e-9  # differences of costs that rounding makes
+EVEN = 1.1  # the dearest part against the mean, from which on families are not cut finer
+FINER = (1, 2, 4, 8)  # pieces of families hold at most a part's fair share over this
 
 
 class Unit(NamedTuple):
@@ -38,15 +40,31 @@ def own(points: Mapping[str, Point], index: int, count: int) -> frozenset[str]:
 
 
 def divide(points: Mapping[str, Point], count: int) -> list[list[Unit]]:
-    """The parts of a sweep: the dearest unit first, each to the part that has least so far.
+    """The parts of a sweep, of about equal cost.
+
+    Programs are shared within a piece of a family alone, so families are cut no finer than it takes
+    for parts that are `EVEN`, or as even as they come.
 
     Args:
       points: the runs' configs by name.
       count: number of parts; some are empty where there are fewer units.
     """
+    best, least = [], math.inf
+    for finer in FINER:
+        parts = _deal(units(points, count * finer), count)
+        loads = [math.fsum(unit.cost for unit in part) for part in parts]
+        if max(loads) < least * (1 - LEAST):
+            best, least = parts, max(loads)
+        if least * count <= EVEN * math.fsum(loads):
+            break
+    return best
+
+
+def _deal(found: Sequence[Unit], count: int) -> list[list[Unit]]:
+    """The dearest unit first, each to the part that has least so far."""
     loads = [0.0] * count
     parts: list[list[Unit]] = [[] for _ in range(count)]
-    for unit in sorted(units(points, count), key=lambda unit: (-unit.cost, unit.key)):
+    for unit in sorted(found, key=lambda unit: (-unit.cost, unit.key)):
         least = loads.index(min(loads))
         loads[least] += unit.cost
         parts[least].append(unit)
@@ -54,10 +72,10 @@ def divide(points: Mapping[str, Point], count: int) -> list[list[Unit]]:
 
 
 def units(points: Mapping[str, Point], count: int) -> list[Unit]:
-    """What is dealt out: families of runs, those of more than a part's fair share in pieces.
+    """What is dealt out: families of runs, those of more than a share of the cost in pieces.
 
     A piece is whole rows of seeds, since a row shares its batches; there are as few pieces as make
-    each cost a share at most, or one a row.
+    each cost a `count`-th of the sweep at most, or one a row.
     """
     families: dict[str, dict[int, list[str]]] = {}
     costs: dict[str, float] = {}

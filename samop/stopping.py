@@ -63,6 +63,14 @@ def hold() -> None:
     _deferred += 1
 
 
+def release() -> None:
+    """Takes a `hold` back; SIGTERM that has come meanwhile ends the process now."""
+    global _deferred
+    _deferred -= 1
+    if _announced and not _deferred:
+        raise Stopped
+
+
 @contextlib.contextmanager
 def deferred() -> Iterator[None]:
     """Within, who works asks `announced` and ends by itself where it suits."""

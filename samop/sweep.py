@@ -55,11 +55,9 @@ __all__ = [
     "write_plan",
 ]
 
+PLANNING = "planning"  # the claim under which groups are formed and divided
 COMPILERS = 2  # programs compiled at a time while another trains
 KEPT = 4  # compiled programs that later groups of the same shape may use
-
-
-PLANNING = "planning"  # the claim under which groups are formed and divided
 
 
 def run(plan: Plan, workdir: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """Two and four processes over loopback are one; what dies, stops or comes back loses nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -9,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from samop import checkpoint, processes, records
+from samop import checkpoint, processes, records, stopping
 from samop.errors import UserError
 
 CONFIG = Path(__file__).parent / "processes_config.py"
@@ -253,6 +255,29 @@ def test_bad_flags(flags, words):
     with pytest.raises(UserError, match=words):
         processes.launch(*flags)
     assert processes.launch("", 0, -1) == processes.Launch()
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_sigterm_waits_until_the_processes_have_joined(monkeypatch, others):
+    """One that ended while it joins would take the others with it."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(processes, "several", lambda: others)
+    joined = []
+
+    def join(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        joined.append(stopping.announced())
+
+    monkeypatch.setattr(jax.distributed, "initialize", join)
+    monkeypatch.setattr(stopping, "_deferred", 0)
+    stopping.catch("it")
+    try:
+        with contextlib.nullcontext() if others else pytest.raises(stopping.Stopped):
+            processes.initialize(processes.Launch("localhost:1", 2, 0))
+        assert joined == [True]
+        assert stopping.announced()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_processes_with_different_commands_end_and_say_so(tmp_path):

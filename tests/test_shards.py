@@ -80,6 +80,16 @@ def test_pieces_are_as_few_as_will_do():
     assert [len(unit.names) for unit in shards.units(one, 99)] == [1] * 10
 
 
+def test_families_are_cut_finer_where_parts_would_be_uneven():
+    """Two families of two seeds, one 1 to 2 dearer: whole, they would be 33 and 67 per cent."""
+    axes = {"optimizer.name": ("base", "sam"), "seed": (0, 1)}
+    points = sweep.plan(point(optimizer__rho=0.05), axes, "").points
+    parts = shards.divide(points, 2)
+    loads = [sum(unit.cost for unit in part) for part in parts]
+    assert max(loads) <= shards.EVEN * sum(loads) / 2
+    assert [len(names(part)) for part in parts] == [2, 2]
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_order_of_axes_and_their_values_changes_nothing(points, count):
     turned = {field: tuple(reversed(values)) for field, values in reversed(AXES.items())}

@@ -339,6 +339,19 @@ def test_a_flipped_bit_in_a_json_file_is_noticed(finished, name):
             file.write_bytes(good)
 
 
+def test_a_done_file_that_lacks_a_field_is_written_again(finished, tmp_path, caplog):
+    """A flipped bit in a field's name, the checksum's too, say."""
+    workdir = shutil.copytree(finished, tmp_path / "w")
+    before = record_of(workdir)
+    file = next((workdir / "points").glob("*/DONE"))
+    done = records.read_json(file)
+    records.write_json(file, {"rowz" if k == "rows" else k: v for k, v in done.items()})
+    sweep.run(small_plan(train__epochs=4), workdir)
+    assert "it lacks rows; writing it again" in caplog.text
+    assert records.read_json(file) == done
+    assert record_of(workdir) == before
+
+
 def test_damaged_json_files_are_written_again(finished, tmp_path, caplog):
     workdir = shutil.copytree(finished, tmp_path / "w")
     before = record_of(workdir)
