@@ -140,7 +140,8 @@ def test_all_begin_by_installing_what_is_missing():
 def test_the_width_figure(run):
     look = """
 columns = ["width", "label_noise", "n", "gain", "gain_half95", "base_grad_evals", "sam_grad_evals"]
-dict(gains=again[columns].to_dict("list"), before=len(runs), now=len(wider), rhos=sorted(set(wider.rho)), memorised=memorised)
+told = {"before": len(runs), "now": len(wider), "rhos": sorted(set(wider["rho"]))}
+{**told, "gains": again[columns].to_dict("list"), "memorised": memorised}
 """
     found = run("quickstart", look, widths="4-4+16-16", seeds=2, epochs=4)
     gains = found["gains"]
@@ -159,18 +160,18 @@ dict(gains=again[columns].to_dict("list"), before=len(runs), now=len(wider), rho
 
 def test_sam_in_three_loops_and_what_goes_wrong(run):
     look = """
-dict(radius=float(d.epsilon_norm), rise=[float(d.loss_increase), float(d.first_order)],
-     stats=largest_moved, keys=[same, other], nnx=[float(apart), drawn, float(first), float(last)],
-     far=list(far.values()), alone=np.asarray(alone).tolist(), micro=np.asarray(micro).tolist(),
-     clipped=clipped, accuracies={k: np.asarray(v).tolist() for k, v in accuracies.items()},
-     halves=[g.half for g in gains.values()], best=best)
+told = {"radius": float(d.epsilon_norm), "rise": [float(d.loss_increase), float(d.first_order)]}
+told |= {"statistics": largest_moved, "keys": [same, other], "far": list(far.values())}
+told |= {"nnx": [float(apart), drawn, float(first), float(last)], "clipped": clipped, "best": best}
+told |= {"alone": np.asarray(alone).tolist(), "micro": np.asarray(micro).tolist()}
+told |= {"accuracies": [np.asarray(values).tolist() for values in accuracies.values()]}
+{**told, "halves": [gain.half for gain in gains.values()]}
 """
-    look = look.strip().replace("\n", " ")
     small = {"width": 16, "seeds": 3, "epochs": 3, "rhos": (0.05, 0.1)}
     found = run("your_training_loop", look, **small)
     assert found["radius"] == pytest.approx(0.05, rel=1e-4)
     assert found["rise"][0] == pytest.approx(found["rise"][1], rel=0.3)
-    assert found["stats"] == 0
+    assert found["statistics"] == 0
     assert found["keys"][0] < found["keys"][1] / 2
     moved, drawn, first, last = found["nnx"]
     assert (moved, drawn) == (0, 0)
@@ -183,8 +184,9 @@ dict(radius=float(d.epsilon_norm), rise=[float(d.loss_increase), float(d.first_o
     before, within = found["clipped"]
     assert within == pytest.approx(1, rel=1e-4)
     assert before > 2
-    assert [len(values) for values in found["accuracies"].values()] == [3, 3, 3]
-    assert all(0 <= v <= 100 for values in found["accuracies"].values() for v in values)
+    accuracies = np.array(found["accuracies"])  # [methods, seeds]
+    assert accuracies.shape == (3, 3)
+    assert np.all((accuracies >= 0) & (accuracies <= 100))
     assert np.isfinite(found["halves"]).all()
     assert found["best"] in small["rhos"]
     assert found["figures"] == 1
@@ -192,15 +194,17 @@ dict(radius=float(d.epsilon_norm), rise=[float(d.loss_increase), float(d.first_o
 
 def test_a_spectrum_is_what_the_whole_matrix_says(run):
     look = """
-dict(values=top.values.tolist(), residuals=top.residuals.tolist(), converged=[top.converged, bottom.converged,
-     ggn_top.converged, moments.s[2].converged, bool(converged)], lowest=float(bottom.values[0]), exact=exact.tolist(),
-     traces={k: list(v[:2]) for k, v in traces.items()}, integral=float(np.trapezoid(mean_sgd, grid)),
-     planted=found_copies, ggn=[float(ggn_low.values[0]), float(ggn_low.residuals[0])], ratios=ratios)
+told = {"values": top.values.tolist(), "residuals": top.residuals.tolist(), "ratios": ratios}
+told |= {"converged": [bool(each.converged) for each in (top, bottom, ggn_top, moments.s[2])]}
+told |= {"pairs": bool(converged), "lowest": float(bottom.values[0]), "exact": exact.tolist()}
+told |= {"traces": {method: list(each[:2]) for method, each in traces.items()}}
+told |= {"integral": float(np.trapezoid(mean_sgd, grid)), "planted": found_copies}
+{**told, "ggn": [float(ggn_low.values[0]), float(ggn_low.residuals[0])]}
 """
-    look = look.strip().replace("\n", " ")
     small = {"width": 5, "examples": 200, "seeds": 2, "epochs": 4, "probes": 4, "samples": 24}
     found = run("hessian_spectrum", look, **small)
     assert all(found["converged"])
+    assert found["pairs"]
     exact = np.array(found["exact"])
     slack = np.array(found["residuals"]) + 1e-5 * exact[0]
     assert (np.abs(found["values"] - exact[:5]) <= slack).all()
@@ -218,9 +222,13 @@ dict(values=top.values.tolist(), residuals=top.residuals.tolist(), converged=[to
 
 def test_a_wide_network_has_room_and_a_linear_one_no_choice(run):
     look = """
-rows_of = np.asarray(at_points[1])
-outside = [float(np.linalg.norm(m - j.T @ np.linalg.lstsq(j.T, m, rcond=None)[0]) / np.linalg.norm(m)) for arm in moved for m, j in zip(np.asarray(moved[arm]), rows_of)]
-dict(room=list(room.items()), outside=outside, table=table.to_dict("list"), apart=[[*k, *v.tolist()] for k, v in apart.items()])
+def out_of_span(vector, rows):
+    coefficients = np.linalg.lstsq(rows.T, vector, rcond=None)[0]
+    return float(np.linalg.norm(vector - rows.T @ coefficients) / np.linalg.norm(vector))
+jacobians = np.asarray(at_points[1])
+pairs = [pair for each in moved.values() for pair in zip(np.asarray(each), jacobians)]
+outside = [out_of_span(*pair) for pair in pairs]
+{"room": list(room.items()), "outside": outside, "table": table.to_dict("list"), "arms": len(apart)}
 """
     small = {"widths": (10, 60), "seeds": 3, "steps": 1000}
     found = run("why_overparameterization", look, **small)
@@ -228,6 +236,7 @@ dict(room=list(room.items()), outside=outside, table=table.to_dict("list"), apar
     assert room[60] == 180 - 12
     assert 18 <= room[10] < room[60]
     # Every step of the linearised network is a combination of the same twelve rows.
+    assert len(found["outside"]) == 9
     assert max(found["outside"]) < 1e-9
     table = found["table"]
     assert len(table["loss"]) == 2 * 3 * 3
@@ -235,18 +244,22 @@ dict(room=list(room.items()), outside=outside, table=table.to_dict("list"), apar
         assert np.all(np.array(table[name]) > 0), name
     arms, far = np.array(table["arm"]), np.array(table["distance"])
     assert np.all((far == 0) == (arms == "GD"))
-    assert len(found["apart"]) == 4
+    assert found["arms"] == 4
     assert found["figures"] == 4
 
 
 def test_several_devices_are_one(run):
-    look = "dict(ways=ways, own=own_difference, differences=list(differences.values()), parts=parts_difference, kept=kept, values=[values.tolist(), divided.values.tolist()], count=len(devices))"
+    look = """
+told = {"count": len(devices), "ways": ways, "equal": [own_difference, parts_difference]}
+told |= {"mapped": list(differences.values()), "kept": kept}
+{**told, "values": [values.tolist(), divided.values.tolist()]}
+"""
     found = run("several_devices", look, simulated_devices=4, hidden=64, epochs=1)
     assert found["count"] == 4
     assert set(found["ways"]) == {"jit", "shard_map", "pmap"}
     assert max(max(pair) for pair in found["ways"].values()) < 1e-9
-    assert max(found["own"], found["parts"]) < 1e-9
-    within, after, of_groups = found["differences"]
+    assert max(found["equal"]) < 1e-9
+    within, after, of_groups = found["mapped"]
     assert max(within, of_groups) < 1e-9 < 1e-6 < after
     assert found["kept"] < 0.5
     np.testing.assert_allclose(*found["values"], rtol=1e-6)
@@ -254,7 +267,7 @@ def test_several_devices_are_one(run):
 
 
 def test_one_device_says_so(run):
-    look = "dict(ways=ways, values=values.tolist(), several=several)"
+    look = "{'ways': ways, 'values': values.tolist(), 'several': several}"
     found = run("several_devices", look, hidden=8, epochs=1)
     assert not found["several"]
     assert found["ways"] == {}
