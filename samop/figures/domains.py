@@ -14,16 +14,15 @@ from samop import wording
 from samop.comparison import Metric
 from samop.errors import UserError
 from samop.figures.layout import (
-    BLUE,
-    FAINT,
-    INK,
     STYLE,
     Heading,
     Panel,
     layout,
+    lean,
     legend,
     parameter_axis,
 )
+from samop.figures.looks import BLUE, FAINT, INK
 from samop.variants import base_label
 
 SIZE = (2.75, 2.1)  # inches of a panel
@@ -62,14 +61,14 @@ def domains(tables: Mapping[str, pd.DataFrame], *, per_row: int = 4) -> Figure:
             ["domain"],
             list(tables),
             entries=[str(handle.get_label()) for handle in handles],
-            above=0.35,
+            above=0.17,
             below=0.2,
             panel=SIZE,
             per_row=per_row,
         )
         for panel in panels:
-            _draw(panel)
             parameter_axis(panel, rho_star=True)
+            _draw(panel)
         legend(figure, handles)
     return figure
 
@@ -107,8 +106,9 @@ def _draw(panel: Panel) -> None:
     told = range(len(x)) if len(x) <= 4 else (0, len(x) - 1)
     for count, value, error in ((x[i], gain[i], half[i]) for i in told):
         raised = value + error if np.isfinite(error) else value
+        text = wording.signed(value, digits)
         axes.annotate(
-            wording.signed(value, digits), (count, raised), (0, 4), ha="center", va="bottom",
+            text, (count, raised), (lean(panel, count, text, 8), 4), ha="center", va="bottom",
             textcoords="offset points", size=8, weight="bold", color=BLUE, path_effects=halo,
         )  # fmt: skip
     seeds = wording.span(rows["n"])

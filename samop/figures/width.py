@@ -20,22 +20,18 @@ from samop.comparison import Metric
 from samop.errors import UserError
 from samop.figures import family
 from samop.figures.layout import (
-    BLUE,
-    FAINT,
-    INK,
     STYLE,
     Heading,
     Panel,
     all_left_out,
     layout,
+    lean,
     legend,
     metric_axis,
     parameter_axis,
     subtitle,
 )
-
-MARKERS = "osD^vPX*<>"
-DASHES: list[Any] = [(0, (6, 2)), (0, (3, 1.5)), (0, (1, 1.2)), (0, (6, 2, 1, 2))]
+from samop.figures.looks import BLUE, DASHES, FAINT, INK, LOOKS, MARKERS, shades_of_rho
 
 
 def width_gap(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
@@ -86,9 +82,9 @@ def width_gap(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
         handles = _gap_handles(gains, grid, cut)
         figure, panels = _layout(runs, gains, heading, handles, for_gap=True)
         for panel, (here, limits) in zip(panels, drawn):
+            parameter_axis(panel, rho_star=True)
             _gap_panel(panel, here, limits, grid, metric)
             _slope_text(panel, slopes, metric)
-            parameter_axis(panel, rho_star=True)
             unit = wording.unit_label(metric)
             panel.axes.set_ylabel(f"← {base} better    gain ({unit})    {better} better →")
         legend(figure, handles)
@@ -110,7 +106,7 @@ def accuracy(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
         return family.accuracy(runs, gains, epoch)
     metric = comparison.metric(runs)
     base, sam = wording.base_label(runs), wording.sam_label(runs)
-    arms = [("base", base, "0.35", "s", (0, (4, 2))), ("sam", sam, BLUE, "o", "-")]
+    arms = [("base", base, *LOOKS["base"]), ("sam", sam, *LOOKS["sam"])]
     arms = [arm for arm in arms if gains[f"{arm[0]}_mean"].notna().any()]
     with matplotlib.rc_context(STYLE):
         heading = Heading(
@@ -166,8 +162,7 @@ def _columns(runs: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
 
 def _rho_style(rho: float, grid: list[float]) -> dict[str, Any]:
     place = grid.index(rho)
-    shade = 0.35 + 0.6 * place / max(1, len(grid) - 1)
-    color = matplotlib.colormaps["YlOrBr"](shade)
+    color = shades_of_rho(len(grid))[place]
     return {"color": color, "marker": MARKERS[place % len(MARKERS)], "ls": DASHES[place % 4]}
 
 
@@ -225,8 +220,9 @@ def _gap_panel(
             marker="v" if below else style["marker"],
         )  # fmt: skip
         raised = y if below or not np.isfinite(error) else value + error
+        text = wording.signed(value, digits)
         axes.annotate(
-            wording.signed(value, digits), (count, raised), (0, 7), ha="center", va="bottom",
+            text, (count, raised), (lean(panel, count, text, 8.5), 7), ha="center", va="bottom",
             textcoords="offset points", size=8.5, weight="bold", color=BLUE, zorder=5,
             path_effects=halo,
         )  # fmt: skip
