@@ -14,7 +14,7 @@ from samop import comparison
 from samop.errors import UserError
 from samop.pairing import WIDTH, Cell, Metric, cells, condition_columns, metric
 from samop.records import read_rows
-from samop.statistics import choose
+from samop.statistics import choose, estimate
 
 SEEDS = 8  # a bootstrap over fewer says little
 DRAWS = 2000
@@ -70,7 +70,8 @@ def growth(
 
     Returns:
       One row per condition: `slope` of the choice of all seeds, and the 2.5 and 97.5 % quantiles
-      over resamples, `low95` and `high95` (NaN below eight seeds); `n_widths`.
+      over resamples, `low95` and `high95` (NaN below eight seeds); `n_widths`. NaN where the
+      best ρ is 0, which has no logarithm.
     """
     found: dict[tuple, list] = {}
     columns = condition_columns(runs)
@@ -82,27 +83,56 @@ def growth(
         x = np.log2([float(part[0]) for part in parts])
         x = x - x.mean()
 
-        def slope(logs, x=x):
-            return np.tensordot(x, logs, 1) / (x**2).sum() if (x**2).sum() else np.nan
+        def slope(rhos, x=x):
+            if not (x**2).sum() or (np.asarray(rhos) == 0).any():  # 0 has no logarithm
+                return np.nan
+            return np.tensordot(x, np.log2(rhos), 1) / (x**2).sum()
 
         row = {**dict(zip(columns, key)), "epoch": epoch, "n_widths": len(parts)}
-        row["slope"] = float(slope(np.log2([grid[star] for _, grid, _, star in parts])))
+        row["slope"] = float(slope([grid[star] for _, grid, _, star in parts]))
         row["low95"] = row["high95"] = np.nan
         if all(picks is not None for _, _, picks, _ in parts):
-            every = slope(np.log2([grid[picks] for _, grid, picks, _ in parts]))
+            every = slope([grid[picks] for _, grid, picks, _ in parts])
             row["low95"], row["high95"] = np.quantile(every, [0.025, 0.975])
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _resampled(runs: pd.DataFrame, epoch: str, draws: int, seed: int):
-    """Per cell: (cell, grid of ρ, chosen places [draws] or None, place of all seeds' choice)."""
-    comparison.check(runs, epoch, "validation")
+def on_validation(runs: pd.DataFrame, *, epoch: str = "last") -> pd.DataFrame:
+    """What `best_rho` chooses from: the validation metric of every ρ of the grid.
+
+    Arguments and errors as for `best_rho`.
+
+    Returns:
+      One row per condition, width and ρ: `value`, the mean over the `n` seeds that have every ρ, in
+      the metric's shown unit, NaN where none has a number; `n_diverged`, how many diverged.
+    """
     unit = metric(runs)
+    rows = []
+    for cell in _complete(runs, epoch):
+        values, diverged = _validation(cell, unit, epoch)
+        key = {c: cell.key[c] for c in (*condition_columns(runs), *WIDTH)}
+        for rho, here, lost in zip(cell.sam, values, diverged):
+            mean = estimate(unit.scale * here).mean
+            rows.append(
+                {**key, "rho": rho, "value": mean, "n": len(here), "n_diverged": lost.sum()}
+            )
+    return pd.DataFrame(rows)
+
+
+def _complete(runs: pd.DataFrame, epoch: str) -> list[Cell]:
+    """The cells in which some seed has every ρ."""
+    comparison.check(runs, epoch, "validation")
     here = [cell for cell in cells(runs) if cell.sam]
     if not here:
         raise UserError("best_rho: it takes finished perturbed runs")
-    for cell in here:
+    return [cell for cell in here if set.intersection(*map(set, cell.sam.values()))]
+
+
+def _resampled(runs: pd.DataFrame, epoch: str, draws: int, seed: int):
+    """Per cell: (cell, grid of ρ, chosen places [draws] or None, place of all seeds' choice)."""
+    unit = metric(runs)
+    for cell in _complete(runs, epoch):
         values, diverged = _validation(cell, unit, epoch)
         count, higher = values.shape[1], unit.higher_is_better
         star = choose(values, diverged, higher)

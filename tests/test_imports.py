@@ -75,6 +75,7 @@ LAYERS = {
         "flatness",
         "wording",
         "results",
+        "curves",
         "summary",
         "throughput",
         "figures",
@@ -87,8 +88,8 @@ LAYERS = {
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
-    "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
-    "figures", "report", "records", "cli", "flatness", "throughput",
+    "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "curves",
+    "summary", "figures", "report", "records", "cli", "flatness", "throughput",
     "claims", "submit",
 )  # fmt: skip
 

@@ -153,6 +153,12 @@ def layout(
     return figure, panels
 
 
+def some(items: Sequence[Any], most: int) -> list[Any]:
+    """The first, the last and those evenly between, so many at the most."""
+    places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
+    return [items[place] for place in places]
+
+
 def inches_of(panel: Panel) -> tuple[float, float]:
     """The size of the panel's axes, across and up."""
     figure = panel.axes.get_figure(root=True)

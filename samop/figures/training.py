@@ -20,7 +20,7 @@ from samop.figures.curvature_parts import (
     log_ticks,
     title_of,
 )
-from samop.figures.layout import INK, STYLE, Heading, Panel, layout, legend
+from samop.figures.layout import INK, STYLE, Heading, Panel, layout, legend, some
 from samop.flatness.readings import of_row
 
 MOST = 4  # widths beside each other
@@ -86,8 +86,7 @@ def curvature_training(runs: pd.DataFrame, measured: pd.DataFrame) -> Figure:
 def _in_order(pairs: pd.DataFrame, by: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """The pairs once for each panel, in the order of the panels; the widths that are left out."""
     widths = pairs.sort_values("parameters")["width"].drop_duplicates().tolist()
-    places = np.linspace(0, len(widths) - 1, min(MOST, len(widths))).round().astype(int)
-    shown = [widths[i] for i in places]
+    shown = some(widths, MOST)
     parts = [
         here[here["width"] == width].assign(row=row)
         for _, here in pairs.groupby(by, dropna=False, sort=False)
