@@ -31,17 +31,7 @@ def main() -> None:
     data = f"{runs['dataset'].iloc[0]}, MLP of two hidden layers · n = {seeds} seeds"
     top = float(gains.loc[gains["choice"] == "validation", "gain_high95"].max())
     drawn = {
-        "best_rho": figures.trends(
-            {rate: {"best ρ": rows} for rate, rows in by_rate(_rho_rows(best)).items()},
-            Heading(
-                "The ρ with the best validation accuracy against width",
-                [f"{data} · band: 95 % by a bootstrap over seeds · grid of ρ: {_grid(runs)}"],
-            ),
-            "best ρ",
-            reference=None,
-            log=True,
-            ordered=False,
-        ),
+        "best_rho": figures.best_rho(runs),
         "gains": figures.trends(
             _gain_panels(gains),
             Heading(
@@ -65,14 +55,6 @@ def main() -> None:
             wording.signed(row[name]).lstrip("+") for name in ("slope", "low95", "high95")
         )
         print(f"{rate_label(row['label_noise'])}: ρ* ∝ parameters^{slope} [{low}, {high}]")
-
-
-def _rho_rows(best: pd.DataFrame) -> pd.DataFrame:
-    return best.assign(mean=best["rho_star"], low95=best["rho_low95"], high95=best["rho_high95"])
-
-
-def _grid(runs: pd.DataFrame) -> str:
-    return ", ".join(f"{rho:g}" for rho in comparison.rho_grid(runs))
 
 
 def _gain_panels(gains: pd.DataFrame) -> dict[str, dict[str, pd.DataFrame]]:

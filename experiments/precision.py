@@ -49,7 +49,8 @@ from samop import environment, trees
 from samop.data import load
 from samop.diagnostics import cosine
 from samop.figures import save
-from samop.figures.layout import BLUE, FAINT, INK, STYLE, count_label
+from samop.figures.layout import STYLE, count_label
+from samop.figures.looks import AMBER, BLUE, FAINT, INK
 from samop.models import MODELS
 from samop.precision import cast
 from samop.statistics import estimate
@@ -58,7 +59,6 @@ PyTree = Any
 BATCH, RATE, MOMENTUM = 128, 0.01, 0.9
 SIZES = (1e4, 10**4.5, 1e5, 10**5.5, 1e6, 10**6.5, 1e7)
 BFLOAT16, FLOAT16 = jnp.bfloat16, jnp.float16
-ORANGE = "#D97B1F"
 GREY = {"color": FAINT, "marker": "x", "ls": (0, (4, 1.5, 1, 1.5))}
 KEYS = ("parameters", "hidden", "seed", "arm", "params", "first", "second")
 GEOMETRIC = ("error", "added_error")
@@ -109,13 +109,13 @@ class Arm(NamedTuple):
 
 ARMS = {
     "naive, bfloat16 parameters": Arm(
-        BFLOAT16, BFLOAT16, BFLOAT16, False, {"color": ORANGE, "marker": "o", "ls": "-"}
+        BFLOAT16, BFLOAT16, BFLOAT16, False, {"color": AMBER, "marker": "o", "ls": "-"}
     ),
     "naive, both passes bfloat16": Arm(
-        None, BFLOAT16, BFLOAT16, False, {"color": ORANGE, "marker": "D", "ls": (0, (1, 1.2))}
+        None, BFLOAT16, BFLOAT16, False, {"color": AMBER, "marker": "D", "ls": (0, (1, 1.2))}
     ),
     "naive, float16 parameters": Arm(
-        FLOAT16, FLOAT16, FLOAT16, False, {"color": ORANGE, "marker": "s", "ls": (0, (6, 2))}
+        FLOAT16, FLOAT16, FLOAT16, False, {"color": AMBER, "marker": "s", "ls": (0, (6, 2))}
     ),
     "samop, bfloat16 parameters": Arm(
         BFLOAT16, BFLOAT16, None, True, {"color": BLUE, "marker": "^", "ls": "-"}

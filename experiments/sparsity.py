@@ -8,8 +8,6 @@ minus that of the dense one with the nearest number of parameters, paired by see
 gains and fit (the gain against how far SGD fits its training data).
 """
 
-from typing import Any
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -17,8 +15,9 @@ from common import arguments, gain, gain_rows, load, markdown, write
 from matplotlib.figure import Figure
 
 from samop import comparison, figures, wording
-from samop.figures.layout import FAINT, INK, STYLE, Heading
-from samop.figures.width import MARKERS
+from samop.figures.curvature_parts import log_ticks
+from samop.figures.layout import STYLE, Heading
+from samop.figures.looks import FAINT, INK, KINDS
 from samop.statistics import estimate
 
 METHOD, LEVEL = "sparsity.method", "sparsity.level"
@@ -120,20 +119,21 @@ def _fit(runs: pd.DataFrame, last: pd.DataFrame, data: str) -> Figure:
         figure = Figure(figsize=(6.4, 4.3))
         axes = figure.add_axes((0.11, 0.24, 0.86, 0.58))
         for place, (method, own) in enumerate(rows.groupby(METHOD, sort=False)):
-            look: dict[str, Any] = {"color": matplotlib.colormaps["tab10"](place)}
+            color, marker, _ = KINDS[place]
             axes.errorbar(
-                own["loss"], own["gain"], own["gain_half95"], fmt=MARKERS[place], ms=6, lw=1,
-                capsize=2, label=NAMES[str(method)], **look,
+                own["loss"], own["gain"], own["gain_half95"], fmt=marker, ms=6, elinewidth=1.1,
+                color=color, label=NAMES[str(method)],
             )  # fmt: skip
         axes.set_xscale("log")
+        log_ticks(axes.xaxis, *axes.get_xlim())
         axes.axhline(0, color=INK, lw=1)
         axes.set_xlabel("training loss of SGD at the last epoch")
         axes.set_ylabel("gain (points)")
         figure.legend(loc="lower left", ncols=2, bbox_to_anchor=(0.02, 0.0))
         title = "The gain against how far SGD fits its training data"
-        figure.text(0.02, 0.95, title, size=12, weight="bold", color=INK)
+        figure.text(0.02, 0.975, title, size=13, weight="bold", va="top", color=INK)
         text = f"{data} · a point a network · ± 95 % t interval"
-        figure.text(0.02, 0.89, text, size=8.5, color=FAINT)
+        figure.text(0.02, 0.905, text, size=9, va="top", color=FAINT)
     return figure
 
 

@@ -10,7 +10,7 @@ from samop import figures, radius, results
 from samop.errors import UserError
 from samop.figures.best_rho import SHADES
 from samop.figures.curvature_parts import NothingToDraw
-from samop.figures.layout import BLUE
+from samop.figures.looks import BLUE
 
 GRID = (0.01, 0.02, 0.04, 0.08)
 BEST = {8: 0.01, 16: 0.02, 32: 0.04, 64: 0.08}

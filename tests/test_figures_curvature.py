@@ -7,12 +7,12 @@ from matplotlib.colors import to_hex
 
 from samop import comparison, figures, flatness, results
 from samop.errors import UserError
-from samop.figures import curvature_parts
+from samop.figures import curvature_parts, looks
 from samop.figures.spectrum import SMOOTH, smoothed
 from samop.flatness import Density
 
 WIDTHS = (4, 16, 64, 128)
-GREY, BLUE = (to_hex(curvature_parts.LOOKS[k][0]) for k in ("base", "sam"))
+GREY, BLUE = (to_hex(looks.LOOKS[k][0]) for k in ("base", "sam"))
 PROBES, STEPS = 3, 8
 
 
@@ -93,7 +93,7 @@ def test_curvature_shows_both_and_their_ratio(tables):
             axes = panel(figure, f"{label} · {symbol}: SAM / SGD")
             assert list(drawn(axes, BLUE)) == pytest.approx(list(rows["ratio"]))
             here = equal[(equal["label_noise"] == noise) & (equal["quantity"] == name)]
-            color = to_hex(curvature_parts.LOOKS["equal"][0])
+            color = to_hex(looks.LOOKS["equal"][0])
             assert list(drawn(axes, color)) == pytest.approx(list(here["ratio"]))
             low, high = axes.get_ylim()
             assert low < min(1, rows["ratio"].min())

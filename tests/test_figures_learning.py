@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from samop import curves, figures, results
 from samop.errors import UserError
-from samop.figures.curvature_parts import LOOKS
+from samop.figures.looks import LOOKS
 
 EPOCHS = 8
 BEST = {4: 0.05, 8: 0.1, 16: 0.1, 32: 0.2}

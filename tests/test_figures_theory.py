@@ -49,7 +49,7 @@ def test_rates_stand_at_their_widths_and_stalls_at_the_edge():
     assert "3 seeds" in figure.texts[1].get_text()
     said = figure.texts[1].get_text().replace("\n", " ")
     assert "a rate for 0 of 18 runs: κ = βρ√(β/α) of SAM's is 5 to 22" in said
-    assert said.endswith("of the brown lines it proves one for 9 of 9 runs")
+    assert said.endswith("of the orange lines it proves one for 9 of 9 runs")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert not any(text.startswith(("hollow", "crossed")) for text in legend)
 

@@ -32,7 +32,7 @@ def test_each_line_is_drawn_in_its_panel():
     assert [len(line.get_xdata()) for line in best.lines].count(3) == 1
     assert last.get_ylim() == best.get_ylim()
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["a", "b", "95 % interval over seeds"]
+    assert words == ["a", "b", "95 % t interval over seeds"]
     assert any("a note" in text.get_text() for text in last.texts)
 
 

@@ -12,16 +12,8 @@ from matplotlib.patches import Patch, Rectangle
 from samop import comparison, radius, wording
 from samop.comparison import Metric
 from samop.figures.curvature_parts import NothingToDraw, explain
-from samop.figures.layout import (
-    BLUE,
-    STYLE,
-    Heading,
-    Panel,
-    layout,
-    legend,
-    parameter_axis,
-    subtitle,
-)
+from samop.figures.layout import STYLE, Heading, Panel, layout, legend, parameter_axis, subtitle
+from samop.figures.looks import BLUE
 
 SHADES = ("0.76", "0.87", "0.95")  # near the best of the width, farther, beyond that
 UP, DOWN = "^", "v"
@@ -76,8 +68,7 @@ def best_rho(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
             _strips(panel, own, levels, axis)
             _line(panel, axis)
             if sloped:
-                text = _slope(comparison.matches(growth, panel.key, columns))
-                explain(panel, panel.axes.get_title("left"), text)
+                explain(panel, _slope(comparison.matches(growth, panel.key, columns)))
         legend(figure, handles)
     return figure
 

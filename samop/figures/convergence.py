@@ -6,26 +6,25 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator
 
 from samop.errors import UserError
-from samop.figures.layout import BLUE, FAINT, INK, STYLE, Heading, Panel, layout, legend
+from samop.figures.layout import STYLE, Heading, Panel, layout, legend
+from samop.figures.looks import BLUE, FAINT, GREY, INK, ORANGE, shades
 
-GREY, BROWN = "#7A7A7A", "#A65628"
 SERIES = ["optimizer", "rates"]
 LOOKS: dict[tuple[str, str], dict[str, Any]] = {
-    ("SGD", "fixed"): {"color": GREY, "marker": "s", "ls": "--", "label": "SGD"},
+    ("SGD", "fixed"): {"color": GREY, "marker": "s", "ls": (0, (4, 2)), "label": "SGD"},
     ("SAM", "fixed"): {"color": BLUE, "marker": "o", "ls": "-", "label": "SAM"},
     ("SAM", "theorem"): {
-        "color": BROWN, "marker": "D", "ls": "-",
+        "color": ORANGE, "marker": "D", "ls": (0, (6, 1.5, 1.2, 1.5)),
         "label": "SAM, η and ρ small enough for the theorem",
     },
 }  # fmt: skip
 BOUND: dict[str, Any] = {
-    "color": BROWN,
+    "color": ORANGE,
     "marker": "_",
     "ls": ":",
     "label": "the least rate it proves for these",
@@ -97,7 +96,9 @@ def _losses(curves: pd.DataFrame, summary: pd.DataFrame) -> Figure:
     handles: list[Any] = [
         Line2D([], [], color=INK, lw=1.8, label="SAM"),
         Line2D([], [], color=INK, lw=1.4, ls="--", label="SGD"),
-        Line2D([], [], color=INK, lw=7, alpha=0.18, label="lowest to highest seed, SAM"),
+        Line2D(
+            [], [], color=INK, lw=7, alpha=0.18, label="SAM: from the lowest to the highest seed"
+        ),
     ]
     heading = Heading(
         "Training loss of SAM and SGD as the network grows: straight lines are linear convergence",
@@ -121,11 +122,10 @@ def _losses(curves: pd.DataFrame, summary: pd.DataFrame) -> Figure:
 def _curves(panel: Panel) -> None:
     axes, rows = panel.axes, panel.rows
     widths = sorted(rows["width"].unique())
-    shades = colormaps["viridis_r"](np.linspace(0.12, 1, len(widths)))
     end = min(LIMITS.get(panel.key["problem"], np.inf), rows["step"].max())
     low = rows["log10_loss"].min()
     placed: list[tuple[float, float]] = []
-    for width, shade in zip(widths, shades):
+    for width, shade in zip(widths, shades(len(widths))):
         for name, look in (("SGD", "--"), ("SAM", "-")):
             line = rows[(rows["width"] == width) & (rows["optimizer"] == name)].sort_values("step")
             axes.plot(line["step"], line["log10_loss"], color=shade, ls=look, lw=1.7)
@@ -195,7 +195,7 @@ def _verdict(summary: pd.DataFrame) -> list[str]:
     ]
     if len(small):
         proved = f"{small['bound_holds'].sum():.0f} of {small['n'].sum():.0f} runs"
-        said.append(f"at those of the brown lines it proves one for {proved}")
+        said.append(f"at those of the orange lines it proves one for {proved}")
     if (summary["start"] == BOTH).any():
         said[-1] += " · a width whose starts are the same is drawn under both, counted once"
     return said

@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from samop import comparison, flatness, wording
 from samop.errors import UserError
 from samop.figures.curvature_parts import (
-    LOOKS,
     SMALL,
     NothingToDraw,
     bars,
@@ -22,17 +21,8 @@ from samop.figures.curvature_parts import (
     log_axis,
     title_of,
 )
-from samop.figures.layout import (
-    FAINT,
-    INK,
-    STYLE,
-    Heading,
-    Panel,
-    layout,
-    legend,
-    parameter_axis,
-    text_width,
-)
+from samop.figures.layout import STYLE, Heading, Panel, layout, legend, parameter_axis, text_width
+from samop.figures.looks import FAINT, INK, LOOKS
 from samop.figures.spectrum import spectrum
 from samop.figures.training import curvature_training
 from samop.flatness import QUANTITIES
@@ -104,17 +94,17 @@ def curvature(
         name = symbol if key["row"] == "value" else f"{symbol}: {sam} / {base}"
         column = number % len(names)
         # The last one has no neighbour whose room it may use.
-        room = SMALL[0] + (0.1 if column == len(names) - 1 else 0.9)
+        room = SMALL[0] + (0.1 if column == len(names) - 1 else 0.75)
         titles.append(title_of(key, name, runs, room, always=column == 0))
     with matplotlib.rc_context(STYLE):
         handles = _handles(table[table["quantity"].isin(names)], equal, runs)
         figure, panels = layout(
             drawn, _heading(runs, table), by, titles,
             entries=[handle.get_label() for handle in handles],
-            above=0.17, below=0.17, panel=SMALL, per_row=len(names),
+            above=0.17, below=0.17, panel=SMALL, sentences=False, per_row=len(names),
         )  # fmt: skip
-        for panel, title in zip(panels, titles):
-            explain(panel, title, _subtitle(panel, trends))
+        for panel in panels:
+            explain(panel, _subtitle(panel, trends))
             parameter_axis(panel, rho_star=panel.key["row"] == "ratio")
             if panel.key["row"] == "value":
                 _values(panel)

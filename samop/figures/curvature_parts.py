@@ -11,14 +11,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLo
 
 from samop import comparison, wording
 from samop.errors import UserError
-from samop.figures.layout import BLUE, FAINT, INK, Panel, all_left_out, text_width
+from samop.figures.layout import Panel, all_left_out, text_width
+from samop.figures.looks import FAINT
 
-# Colour, marker and dash of the base, of SAM, and of the comparison at equal training loss.
-LOOKS: dict[str, tuple[str, str, Any]] = {
-    "base": ("0.35", "s", (0, (4, 2))),
-    "sam": (BLUE, "o", "-"),
-    "equal": ("#B04A00", "D", (0, (1, 1.2))),
-}
 # Finer and finer ticks of a decade, until three are in sight.
 STEPS: list[tuple[float, ...]] = [
     (1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7),
@@ -58,9 +53,8 @@ def chosen_text(runs: pd.DataFrame, gains: pd.DataFrame) -> str:
     return text + (", for each seed by the other seeds" if all_left_out(gains) else "")
 
 
-def explain(panel: Panel, title: str, text: str) -> None:
-    """A panel's title, and a faint line between it and the axes."""
-    panel.axes.set_title(title, color=INK, pad=20)
+def explain(panel: Panel, text: str) -> None:
+    """A faint line between a panel's title and its axes, for which `layout` left .17 inches."""
     panel.axes.text(
         0, 1.03, text, transform=panel.axes.transAxes, size=8.5, color=FAINT, va="bottom"
     )

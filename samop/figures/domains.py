@@ -14,16 +14,16 @@ from samop import wording
 from samop.comparison import Metric
 from samop.errors import UserError
 from samop.figures.layout import (
-    BLUE,
-    FAINT,
-    INK,
     STYLE,
     Heading,
     Panel,
+    inches_of,
     layout,
     legend,
     parameter_axis,
+    text_width,
 )
+from samop.figures.looks import BLUE, FAINT, INK
 from samop.variants import base_label
 
 SIZE = (2.75, 2.1)  # inches of a panel
@@ -62,14 +62,14 @@ def domains(tables: Mapping[str, pd.DataFrame], *, per_row: int = 4) -> Figure:
             ["domain"],
             list(tables),
             entries=[str(handle.get_label()) for handle in handles],
-            above=0.35,
+            above=0.17,
             below=0.2,
             panel=SIZE,
             per_row=per_row,
         )
         for panel in panels:
-            _draw(panel)
             parameter_axis(panel, rho_star=True)
+            _draw(panel)
         legend(figure, handles)
     return figure
 
@@ -105,10 +105,16 @@ def _draw(panel: Panel) -> None:
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     # Of many widths the ends alone have room for a number.
     told = range(len(x)) if len(x) <= 4 else (0, len(x) - 1)
+    inches, (first_x, last_x) = inches_of(panel)[0], np.log(axes.get_xlim())
     for count, value, error in ((x[i], gain[i], half[i]) for i in told):
         raised = value + error if np.isfinite(error) else value
+        text = wording.signed(value, digits)
+        # At the ends of the axis it leans inwards, clear of the ticks and of the next panel.
+        at = inches * (np.log(count) - first_x) / (last_x - first_x)
+        reach = 0.03 + text_width(text, 8, "bold") / 2
+        lean = 72 * (max(reach - at, 0.0) + min(inches - at - reach, 0.0))
         axes.annotate(
-            wording.signed(value, digits), (count, raised), (0, 4), ha="center", va="bottom",
+            text, (count, raised), (lean, 4), ha="center", va="bottom",
             textcoords="offset points", size=8, weight="bold", color=BLUE, path_effects=halo,
         )  # fmt: skip
     seeds = wording.span(rows["n"])

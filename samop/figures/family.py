@@ -1,7 +1,6 @@
 """Several variants of SAM in one panel: lines that colour, marker and dash tell apart.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart, without the
-yellow that white paper swallows. A variant looks the same in every figure.
+A variant looks the same in every figure: as `looks.KINDS` has it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,6 @@ from matplotlib.patches import Patch
 from samop import comparison, wording
 from samop.errors import UserError
 from samop.figures.layout import (
-    INK,
     PANEL,
     STYLE,
     Heading,
@@ -32,26 +30,9 @@ from samop.figures.layout import (
     subtitle,
     text_width,
 )
+from samop.figures.looks import INK, KINDS, LOOKS
 from samop.variants import LABELS
 
-# Colour, marker, dash of each name in samop.variants.LABELS, in its order; then spare ones.
-LOOKS: list[tuple[str, str, Any]] = [
-    ("#000000", "o", "-"),
-    ("#D55E00", "s", (0, (6, 1.8))),
-    ("#0072B2", "^", (0, (2.2, 1.2))),
-    ("#009E73", "D", (0, (6, 1.5, 1.2, 1.5))),
-    ("#CC79A7", "v", (0, (1, 1))),
-    ("#8A6D00", "P", (0, (4, 1, 1, 1, 1, 1))),
-    ("#56B4E9", "X", "-"),
-    ("#7A3B00", "<", (0, (6, 1.8))),
-    ("#E69F00", "*", (0, (2.2, 1.2))),
-    ("#5B2A86", ">", (0, (6, 1.5, 1.2, 1.5))),
-    ("#4D4D4D", "p", (0, (1, 1))),
-    ("#D55E00", "h", (0, (1, 2))),
-    ("#0072B2", "d", (0, (8, 3))),
-    ("#009E73", "H", (0, (3, 3))),
-]
-BASE = ("#6E6E6E", "s", (0, (4, 2)))
 # Up to FEW lines, and beyond it: size of a panel in inches, and the share of the gap between two
 # widths that the points of one width take.
 FEW = 6
@@ -122,7 +103,7 @@ def accuracy(runs: pd.DataFrame, gains: pd.DataFrame, epoch: str) -> Figure:
     metric = comparison.metric(runs)
     base = wording.base_label(runs)
     lines = _lines(runs, gains)
-    alone = _Line(base, {}, BASE)
+    alone = _Line(base, {}, LOOKS["base"])
     handles: list[Any] = [] if _fit(lines) else [_handle(line) for line in [alone, *lines]]
     if gains[["base_half95", "sam_half95"]].notna().any(axis=None):
         handles.append(Patch(color="0.8", label=f"95 % t interval of the mean of {base}"))
@@ -140,7 +121,7 @@ def accuracy(runs: pd.DataFrame, gains: pd.DataFrame, epoch: str) -> Figure:
             x, y, half = (
                 plain[c].to_numpy(float) for c in ("parameters", "base_mean", "base_half95")
             )
-            panel.axes.fill_between(x, y - half, y + half, color=BASE[0], alpha=0.2, lw=0)
+            panel.axes.fill_between(x, y - half, y + half, color=LOOKS["base"][0], alpha=0.2, lw=0)
             _draw(panel, alone, x, y, np.full(len(y), np.nan))
             ends.append((alone, x, y))
             for number, line in enumerate(lines):
@@ -166,10 +147,10 @@ def _lines(runs: pd.DataFrame, gains: pd.DataFrame) -> list[_Line]:
     taken: list[int] = []
     for arm in found:
         wanted = names.index(arm["transform"]) if arm["transform"] in names else len(names)
-        free = [i for i in [wanted, *range(len(names), len(LOOKS)), *range(len(LOOKS))]
+        free = [i for i in [wanted, *range(len(names), len(KINDS)), *range(len(KINDS))]
                 if i not in taken] or [wanted]  # fmt: skip
         taken.append(free[0])
-    return [_Line(wording.arm_label(a, runs), a, LOOKS[i]) for a, i in zip(found, taken)]
+    return [_Line(wording.arm_label(a, runs), a, KINDS[i]) for a, i in zip(found, taken)]
 
 
 def _fit(lines: Sequence[_Line]) -> bool:
@@ -282,7 +263,7 @@ def _draw(panel: Panel, line: _Line, x: np.ndarray, y: np.ndarray, half: np.ndar
     )  # fmt: skip
     # Dashed lines between gains, the way down to one that is cut off included.
     panel.axes.plot(
-        x, y, color=color, ls=dash, lw=2.0 if line.look is LOOKS[0] else 1.4, zorder=2.8
+        x, y, color=color, ls=dash, lw=2.0 if line.look is KINDS[0] else 1.4, zorder=2.8
     )
     _mark(panel, line, x, seen, marker)
 
@@ -329,7 +310,7 @@ def _label(panel: Panel, ends: list[tuple[_Line, np.ndarray, np.ndarray]]) -> No
         axes.plot([1.02], [spot], marker=marker, ms=_size(marker), mec="white", mew=0.6, **shared)
         axes.text(
             1.02, spot, f"  {line.label}", transform=axes.transAxes, size=8.5, va="center_baseline",
-            color=INK, weight="bold" if line.look is LOOKS[0] else "normal",
+            color=INK, weight="bold" if line.look is KINDS[0] else "normal",
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 
 from samop import comparison, wording
+from samop.figures.looks import FAINT, INK
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same everywhere
@@ -36,7 +37,6 @@ STYLE: Any = {
     "pdf.fonttype": 42,  # embedded as TrueType: journals refuse Type 3
     "savefig.dpi": 200,
 }
-BLUE, INK, FAINT = "#0067A5", "0.2", "0.45"
 PANEL = (4.1, 3.1)  # inches, the axes alone
 LEFT, RIGHT = 0.95, 0.2  # inches beside each panel
 PER_ROW = 3
@@ -110,6 +110,7 @@ def layout(
     below: float = 0.0,
     right: float = 0.0,
     panel: tuple[float, float] = PANEL,
+    sentences: bool = True,
     per_row: int = PER_ROW,
 ) -> tuple[Figure, list[Panel]]:
     """A figure with one panel per group of gains, and room around them.
@@ -118,16 +119,23 @@ def layout(
       gains: table of `comparison.gains`.
       heading: the title and the lines beneath it, which are wrapped to the figure.
       by: columns that tell the panels apart.
-      names: title of each panel.
+      names: title of each panel, wrapped to it.
       entries: the labels that the legend may have.
-      above, below, right: inches wanted around each panel beyond title and axis labels.
+      above, below, right: inches wanted around each panel beyond title and axis labels; `above`
+        is between the axes and the title, .17 a line.
       panel: inches of the axes alone, across and up.
+      sentences: whether names begin with a capital letter, which a symbol must not.
       per_row: the most panels beside each other.
     """
     groups = [(dict(zip(by, k)), rows) for k, rows in gains.groupby(by, dropna=False, sort=False)]
     across = min(len(groups), per_row)
     down = math.ceil(len(groups) / across)
-    over = 0.25 + (0.22 if any(names) else 0) + above
+    # A title may use the margin of its right neighbour's axis, the last one has none.
+    spare = [LEFT - 0.3 if (i + 1) % across else 0.0 for i in range(len(groups))]
+    room = [panel[0] + RIGHT + right - 0.05 + more for more in spare]
+    names = [name[:1].upper() + name[1:] if sentences else name for name in names]
+    titles = [wrap(name, inches, 10, "bold") for name, inches in zip(names, room)]
+    over = 0.25 + (0.05 + 0.17 * max(map(len, titles)) if any(names) else 0) + above
     under = 0.55 + below
     cell = (LEFT + panel[0] + RIGHT + right, over + panel[1] + under)
     width = across * cell[0]
@@ -147,8 +155,7 @@ def layout(
         left = column * cell[0] + LEFT
         bottom = foot + (down - 1 - row) * cell[1] + under
         axes = figure.add_axes((left / width, bottom / height, panel[0] / width, panel[1] / height))
-        name = names[number]
-        axes.set_title(name[:1].upper() + name[1:], color=INK, pad=33 if above else 8)
+        axes.set_title("\n".join(titles[number]), color=INK, pad=8 + 72 * above)
         panels.append(Panel(axes, key, rows.sort_values("parameters", kind="stable")))
     return figure, panels
 

@@ -16,19 +16,9 @@ from samop import comparison, wording
 from samop import curves as curves_
 from samop.comparison import Metric
 from samop.errors import UserError
-from samop.figures.curvature_parts import LOOKS, SMALL
-from samop.figures.layout import (
-    FAINT,
-    INK,
-    RIGHT,
-    STYLE,
-    Heading,
-    count_label,
-    layout,
-    legend,
-    some,
-    wrap,
-)
+from samop.figures.curvature_parts import SMALL
+from samop.figures.layout import RIGHT, STYLE, Heading, count_label, layout, legend, some, wrap
+from samop.figures.looks import FAINT, INK, LOOKS
 from samop.variants import VARIANTS
 
 MOST = 3  # widths beside each other
@@ -77,7 +67,6 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
         raise UserError("learning_curves: no run has recorded an epoch, there is nothing to draw")
     places = _places(runs, curves, metric)
     inches = SMALL[0] + RIGHT - 0.05
-    names = [wrap(_title(place, places, runs), inches, 10, "bold") for place in places]
     notes = [wrap(_note(place, runs), inches, 8.5) for place in places]
     handles = _handles(places, runs)
     rows = sum(place.first for place in places)
@@ -88,15 +77,15 @@ def learning_curves(runs: pd.DataFrame, curves: pd.DataFrame) -> Figure:
             table,
             _heading(runs, curves, places, metric),
             ["panel"],
-            ["\n".join(lines) for lines in names],
+            [_title(place, places, runs) for place in places],
             entries=[str(handle.get_label()) for handle in handles],
-            above=0.17 * (max(map(len, names)) - 1 + max(map(len, notes))),
+            above=0.17 * max(map(len, notes)),
             panel=SMALL,
             per_row=across,
         )
         for panel, place, note in zip(panels, places, notes):
             axes = panel.axes
-            axes.set_title(axes.get_title("left"), color=INK, pad=8 + 12 * len(note))
+            axes.set_title(axes.get_title("left"), color=INK, pad=8 + 12.24 * len(note))
             axes.text(
                 0, 1.03, "\n".join(note), transform=axes.transAxes, size=8.5, color=FAINT,
                 va="bottom",

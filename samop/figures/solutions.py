@@ -15,9 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from samop import statistics
-from samop.figures.layout import BLUE, FAINT, INK, STYLE, Heading, layout, legend
+from samop.figures.layout import STYLE, Heading, layout, legend
+from samop.figures.looks import AMBER, BLUE, FAINT, INK
 
-ORANGE = "#D97B1F"
 # Pale enough for the trajectories to stand out where the loss is highest.
 LIGHT = LinearSegmentedColormap.from_list("light", ["#FFFFFF", "#C9CDD3", "#83898F"])
 START, GD = "initialisation", "GD"
@@ -171,7 +171,7 @@ def planes(views: Sequence[View], arm: str, subtitle: str) -> Figure:
             ["width"],
             [f"{view.width} neurons, seed {view.seed}" for view in views],
             entries=[handle.get_label() for handle in handles],
-            above=0.22, right=0.9, panel=(3.9, 3.9),
+            above=0.17, right=0.9, panel=(3.9, 3.9),
         )  # fmt: skip
         for panel, view in zip(panels, views):
             _plane(figure, panel.axes, view)
@@ -184,12 +184,12 @@ def _look(arm: str) -> dict[str, Any]:
     if arm == START:
         return {"color": FAINT, "ls": (0, (1, 1.5)), "marker": "x", "lw": 1.2}
     if arm == GD:
-        return {"color": ORANGE, "ls": "-", "marker": "o", "lw": 2}
+        return {"color": AMBER, "ls": "-", "marker": "o", "lw": 2}
     if arm.endswith(", then GD"):
         return {**_look(arm.removesuffix(", then GD")), "ls": (0, (4, 2)), "mfc": "white"}
     strong = float(arm.removeprefix("SAM ρ=")) >= 0.3
-    color = BLUE if strong else "#7FB2D6"
-    return {"color": color, "ls": "-", "marker": "s" if strong else "^", "lw": 2}
+    color, dash = (BLUE, "-") if strong else ("#7FB2D6", (0, (6, 1.5, 1.2, 1.5)))
+    return {"color": color, "ls": dash, "marker": "s" if strong else "^", "lw": 2}
 
 
 def _line(axes: Axes, rows: pd.DataFrame, name: str, look: dict[str, Any]) -> None:
@@ -250,8 +250,7 @@ def _plane(figure: Figure, axes: Axes, view: View) -> None:
         axes.plot(*path[-1], "*", ms=14, color=color, mec="white", mew=1, zorder=4)
     axes.plot(0, 0, "s", ms=7, color="white", mec="black", zorder=4)
     parts = " · ".join(f"{arm} {100 * share:.0f} %" for arm, share in view.shares.items())
-    axes.set_title(axes.get_title(loc="left"), color=INK, pad=22)
-    axes.text(0, 1.02, f"in the plane: {parts}", transform=axes.transAxes, size=8.5, color=FAINT)
+    axes.text(0, 1.03, f"in the plane: {parts}", transform=axes.transAxes, size=8.5, color=FAINT)
     axes.grid(False)
     axes.set_aspect("equal")
     axes.set(

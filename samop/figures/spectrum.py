@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from samop import flatness, wording
-from samop.figures.curvature_parts import LOOKS, NothingToDraw, explain, head_lines, title_of
-from samop.figures.layout import INK, PANEL, STYLE, Heading, Panel, count_label, layout, legend
+from samop.figures.curvature_parts import NothingToDraw, explain, head_lines, title_of
+from samop.figures.layout import PANEL, STYLE, Heading, Panel, count_label, layout, legend
+from samop.figures.looks import INK, LOOKS
 from samop.flatness import Density
 
 SMOOTH = 0.12  # width of the Gaussian, in units of asinh(λ/λ₀)
@@ -64,10 +65,10 @@ def spectrum(runs: pd.DataFrame, measured: pd.DataFrame) -> Figure:
             by,
             titles,
             entries=[handle.get_label() for handle in handles],
-            above=0.17, per_row=drawn["width"].nunique(),
+            above=0.17, sentences=False, per_row=drawn["width"].nunique(),
         )  # fmt: skip
-        for panel, title in zip(panels, titles):
-            _draw(panel, title, found)
+        for panel in panels:
+            _draw(panel, found)
         legend(figure, handles)
     return figure
 
@@ -93,12 +94,12 @@ def one_spectrum(density: Density, lines: list[str]) -> Figure:
             drawn,
             Heading("The Hessian's eigenvalues", head),
             ["parameters"],
-            [""],
+            [f"{count_label(density.parameters)} parameters"],
             entries=[handle.get_label() for handle in handles],
             above=0.17,
             panel=(2 * PANEL[0], PANEL[1]),
         )
-        _draw(panels[0], f"{count_label(density.parameters)} parameters", found)
+        _draw(panels[0], found)
         legend(figure, handles)
     return figure
 
@@ -156,7 +157,7 @@ def smoothed(density: Density, grid: np.ndarray, unit: float) -> tuple[np.ndarra
     return each.mean(axis=0), error
 
 
-def _draw(panel: Panel, title: str, found: Mapping[str, Density]) -> None:
+def _draw(panel: Panel, found: Mapping[str, Density]) -> None:
     axes, row = panel.axes, panel.rows.iloc[0]
     shown = {side: found[row[f"{side}_point"]] for side in ("base", "sam") if row[f"{side}_point"]}
     nodes = np.concatenate([d.nodes.ravel() for d in shown.values()])
@@ -165,7 +166,7 @@ def _draw(panel: Panel, title: str, found: Mapping[str, Density]) -> None:
     unit = LINEAR * size
     of = [f"seed {row['seed']}"] if "seed" in row else []
     of += [f"ρ = {row['rho']:g}"] if "sam" in shown else []
-    explain(panel, title, " · ".join([*([", ".join(of)] if of else []), f"λ₀ = {unit:.2g}"]))
+    explain(panel, " · ".join([*([", ".join(of)] if of else []), f"λ₀ = {unit:.2g}"]))
     low, high = (np.arcsinh(end(nodes) / unit) for end in (np.nanmin, np.nanmax))
     grid = np.linspace(low - 5 * SMOOTH, high + 5 * SMOOTH, GRID)
     x = unit * np.sinh(grid)
@@ -225,7 +226,9 @@ def _handles(drawn: pd.DataFrame, found: Mapping[str, Density], base: str, sam: 
         handles.append(Patch(color="0.8", label=label))
     if any(len(d.eigenvalues) for d in found.values()):
         most = wording.span(pd.Series([len(d.eigenvalues) for d in found.values()]))
+        sides = (drawn[["base_point", "sam_point"]] != "").any().sum()
         label = f"the {most} largest eigenvalues"
+        label += f"; above: {base}, below: {sam}" if sides == 2 else ""
         handles.append(Line2D([], [], color=INK, marker="|", ls="", ms=8, mew=1.6, label=label))
     label = "height of one single eigenvalue"
     handles.append(Line2D([], [], color=INK, lw=0.8, ls=(0, (1, 2)), label=label))

@@ -8,10 +8,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from samop.errors import UserError
-from samop.figures.layout import BLUE, FAINT, INK, STYLE, legend, wrap
+from samop.figures.layout import STYLE, legend, wrap
+from samop.figures.looks import BLUE, FAINT, GREY, INK, ORANGE, shades
 
-SIDES = {"SGD": "0.45", "SAM": BLUE}
-BROKEN = "#C1440E"
+SIDES = {"SGD": GREY, "SAM": BLUE}
+BROKEN = ORANGE
+DASHED = {"SGD": (4, 2), "SAM": (6, 1.5, 1.2, 1.5)}  # the best bound of each
 # Column of the table, title, label, columns of the bounds (best, paper's).
 PANELS = (
     ("a", "curvature a = λ_max(H)", "η a", "a_bound", ""),
@@ -98,7 +100,7 @@ def _minima_panel(axes: Axes, cell: pd.DataFrame, panel, first: bool, eta: float
             _dots(axes, place + side, unit * rows[name].to_numpy(float), rows, color)
     for optimizer, color in SIDES.items():
         rows = cell[cell["optimizer"] == optimizer]
-        for column, dashes in ((best, (4, 2)), (paper, (1, 1.5))):
+        for column, dashes in ((best, DASHED[optimizer]), (paper, (1, 1.5))):
             # SGD's bound of the paper's form is the best one.
             if not column or rows.empty or (column == paper and optimizer == "SGD"):
                 continue
@@ -112,9 +114,7 @@ def _minima_panel(axes: Axes, cell: pd.DataFrame, panel, first: bool, eta: float
     axes.set_xticks(range(len(widths)), [f"{w}\nn={n}" for w, n in zip(widths, counts)], size=8.5)
     axes.set_xlabel("hidden units", size=8.5)
     axes.set_ylabel(label)
-    axes.set_title(
-        f"η = {eta:g} · {title}" if first else title, color=INK, size=8.5, weight="normal"
-    )
+    axes.set_title(f"η = {eta:g} · {title}" if first else title, color=INK, size=8.5)
 
 
 def _pairs(here: pd.DataFrame) -> str:
@@ -126,26 +126,32 @@ def _dots(axes: Axes, x: float, values: np.ndarray, rows: pd.DataFrame, color: s
     sure = rows["edge_sufficient"].to_numpy(float) >= 1
     stable = rows["noise_ratio"].to_numpy(float) <= 1
     at = np.full(len(values), x)
-    for chosen, face, edge in (
-        (sure, color, color),
-        (~sure & stable, "white", color),
-        (~stable, BROKEN, BROKEN),
+    for chosen, face, edge, marker, size in (
+        (sure, color, color, "o", 11),
+        (~sure & stable, "white", color, "o", 11),
+        (~stable, BROKEN, BROKEN, "X", 16),
     ):
-        axes.scatter(at[chosen], values[chosen], s=11, c=face, edgecolors=edge, lw=0.8, zorder=2)
+        axes.scatter(
+            at[chosen], values[chosen], s=size, c=face, edgecolors=edge, marker=marker, lw=0.6,
+            zorder=2,
+        )  # fmt: skip
     if len(values):
         axes.plot([x - 0.13, x + 0.13], [values.mean()] * 2, color=color, lw=2.2, zorder=3)
 
 
 def _minima_legend() -> list[Line2D]:
-    def dot(face, edge, text):
-        return Line2D([], [], ls="", marker="o", ms=4, mfc=face, mec=edge, label=text)
+    def dot(face, edge, text, marker="o"):
+        return Line2D([], [], ls="", marker=marker, ms=4, mfc=face, mec=edge, label=text)
 
     return [
         dot(SIDES["SGD"], SIDES["SGD"], "SGD (left), E[B²] ⪯ I"),
         dot(SIDES["SAM"], SIDES["SAM"], "SAM (right), E[B²] ⪯ I"),
         dot("white", INK, "stable, though E[B²] ⋠ I"),
-        dot(BROKEN, BROKEN, "unstable in mean square: radius > 1"),
-        Line2D([], [], color=INK, dashes=(4, 2), label="best bound, in its optimiser's colour"),
+        dot(BROKEN, BROKEN, "unstable in mean square: radius > 1", "X"),
+        *(
+            Line2D([], [], color=color, dashes=DASHED[name], label=f"best bound of {name}")
+            for name, color in SIDES.items()
+        ),
         Line2D([], [], color=BLUE, dashes=(1, 1.5), label="SAM's bound of arXiv 2311.17539"),
         Line2D([], [], color=INK, label="noise ratio 1: spectral radius 1"),
     ]
@@ -171,11 +177,11 @@ def ensembles(table: pd.DataFrame) -> Figure:
     lines = wrap(
         f"{draws:,} random ensembles of 2 to 6 Hessians in 1 to 3 dimensions a row, scaled to the "
         "edge of the criterion · from their median to the worst that hill climbing found · beyond "
-        "1 the bound is broken · colour: ρ/η · a* = (√(1 + 8ρ/η) − 1)/(2ρ)",
+        "1 the bound is broken · in each row ρ/η ascends downwards · a* = (√(1 + 8ρ/η) − 1)/(2ρ)",
         width - 0.4,
         9,
     )
-    colors = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.88, len(ratios)))
+    colors = shades(len(ratios))[::-1]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         figure.text(

@@ -11,7 +11,6 @@ from matplotlib.lines import Line2D
 
 from samop import flatness, wording
 from samop.figures.curvature_parts import (
-    LOOKS,
     SMALL,
     NothingToDraw,
     explain,
@@ -20,11 +19,12 @@ from samop.figures.curvature_parts import (
     log_ticks,
     title_of,
 )
-from samop.figures.layout import INK, STYLE, Heading, Panel, layout, legend, some
+from samop.figures.layout import STYLE, Heading, Panel, layout, legend, some
+from samop.figures.looks import INK, LOOKS, ORANGE
 from samop.flatness.readings import of_row
 
 MOST = 4  # widths beside each other
-EDGE = "#8A6D00"
+EDGE = ORANGE
 EXPLAINED = {"epoch": "against the epoch", "loss": "against the training loss"}
 
 
@@ -74,10 +74,10 @@ def curvature_training(runs: pd.DataFrame, measured: pd.DataFrame) -> Figure:
             by,
             titles,
             entries=[handle.get_label() for handle in handles],
-            above=0.17, panel=SMALL, per_row=drawn["width"].nunique(),
+            above=0.17, panel=SMALL, sentences=False, per_row=drawn["width"].nunique(),
         )  # fmt: skip
-        for panel, title in zip(panels, titles):
-            explain(panel, title, EXPLAINED[panel.key["row"]])
+        for panel in panels:
+            explain(panel, EXPLAINED[panel.key["row"]])
             _draw(panel, by_run, quantity, edge)
         legend(figure, handles)
     return figure

@@ -11,8 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from samop.errors import UserError
-from samop.figures.layout import FAINT, INK, STYLE, Heading, layout, legend, parameter_axis
-from samop.figures.width import DASHES, MARKERS
+from samop.figures.layout import STYLE, Heading, layout, legend, parameter_axis
+from samop.figures.looks import DASHES, FAINT, INK, KINDS, MARKERS, shades
 
 SIZE = (3.3, 2.6)  # inches of a panel
 Lines = Mapping[str, pd.DataFrame]
@@ -25,6 +25,7 @@ def trends(
     *,
     notes: Mapping[str, str] | None = None,
     reference: float | None = 0.0,
+    interval: str = "95 % t interval over seeds",
     log: bool = False,
     share: bool = True,
     limits: tuple[float, float] | None = None,
@@ -40,6 +41,7 @@ def trends(
       label: of the value axis.
       notes: title of a panel → a line of text in it, below its title.
       reference: a level to draw a line at; None: none.
+      interval: what the band is, as the legend says it.
       log: a logarithmic value axis.
       share: one scale for all panels, by the means; otherwise each has its own.
       limits: of the value axis; None: as `share` says.
@@ -62,7 +64,7 @@ def trends(
     looks = {name: _look(i, len(names), ordered) for i, name in enumerate(names)}
     handles: list[Any] = [Line2D([], [], lw=2, ms=5, label=name, **looks[name]) for name in names]
     if everything["low95"].notna().any():
-        handles.append(Patch(color="0.8", label="95 % interval over seeds"))
+        handles.append(Patch(color="0.8", label=interval))
     with matplotlib.rc_context(STYLE):
         figure, drawn = layout(
             everything,
@@ -70,7 +72,7 @@ def trends(
             ["panel"],
             list(dict.fromkeys(everything["panel"])),
             entries=[str(handle.get_label()) for handle in handles],
-            above=0.35 if notes else 0.0,
+            above=0.17 if notes else 0.0,
             panel=SIZE,
             per_row=per_row,
         )
@@ -105,10 +107,10 @@ def _ends(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _look(place: int, count: int, ordered: bool) -> dict[str, Any]:
-    if ordered:
-        color = matplotlib.colormaps["viridis"](0.85 * (1 - place / max(1, count - 1)))
-    else:
-        color = matplotlib.colormaps["tab10"](place)
+    if not ordered:
+        color, marker, dash = KINDS[place % len(KINDS)]
+        return {"color": color, "marker": marker, "ls": dash}
+    color = shades(count)[place]
     dash = "-" if place == 0 else DASHES[(place - 1) % len(DASHES)]
     return {"color": color, "marker": MARKERS[place % len(MARKERS)], "ls": dash}
 

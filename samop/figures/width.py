@@ -20,9 +20,6 @@ from samop.comparison import Metric
 from samop.errors import UserError
 from samop.figures import family
 from samop.figures.layout import (
-    BLUE,
-    FAINT,
-    INK,
     STYLE,
     Heading,
     Panel,
@@ -33,9 +30,7 @@ from samop.figures.layout import (
     parameter_axis,
     subtitle,
 )
-
-MARKERS = "osD^vPX*<>"
-DASHES: list[Any] = [(0, (6, 2)), (0, (3, 1.5)), (0, (1, 1.2)), (0, (6, 2, 1, 2))]
+from samop.figures.looks import BLUE, DASHES, FAINT, INK, LOOKS, MARKERS, shades_of_rho
 
 
 def width_gap(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
@@ -110,7 +105,7 @@ def accuracy(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
         return family.accuracy(runs, gains, epoch)
     metric = comparison.metric(runs)
     base, sam = wording.base_label(runs), wording.sam_label(runs)
-    arms = [("base", base, "0.35", "s", (0, (4, 2))), ("sam", sam, BLUE, "o", "-")]
+    arms = [("base", base, *LOOKS["base"]), ("sam", sam, *LOOKS["sam"])]
     arms = [arm for arm in arms if gains[f"{arm[0]}_mean"].notna().any()]
     with matplotlib.rc_context(STYLE):
         heading = Heading(
@@ -166,8 +161,7 @@ def _columns(runs: pd.DataFrame, gains: pd.DataFrame) -> list[str]:
 
 def _rho_style(rho: float, grid: list[float]) -> dict[str, Any]:
     place = grid.index(rho)
-    shade = 0.35 + 0.6 * place / max(1, len(grid) - 1)
-    color = matplotlib.colormaps["YlOrBr"](shade)
+    color = shades_of_rho(len(grid))[place]
     return {"color": color, "marker": MARKERS[place % len(MARKERS)], "ls": DASHES[place % 4]}
 
 
