@@ -17,11 +17,10 @@ from samop.figures.layout import (
     STYLE,
     Heading,
     Panel,
-    inches_of,
     layout,
+    lean,
     legend,
     parameter_axis,
-    text_width,
 )
 from samop.figures.looks import BLUE, FAINT, INK
 from samop.variants import base_label
@@ -105,16 +104,11 @@ def _draw(panel: Panel) -> None:
     halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     # Of many widths the ends alone have room for a number.
     told = range(len(x)) if len(x) <= 4 else (0, len(x) - 1)
-    inches, (first_x, last_x) = inches_of(panel)[0], np.log(axes.get_xlim())
     for count, value, error in ((x[i], gain[i], half[i]) for i in told):
         raised = value + error if np.isfinite(error) else value
         text = wording.signed(value, digits)
-        # At the ends of the axis it leans inwards, clear of the ticks and of the next panel.
-        at = inches * (np.log(count) - first_x) / (last_x - first_x)
-        reach = 0.03 + text_width(text, 8, "bold") / 2
-        lean = 72 * (max(reach - at, 0.0) + min(inches - at - reach, 0.0))
         axes.annotate(
-            text, (count, raised), (lean, 4), ha="center", va="bottom",
+            text, (count, raised), (lean(panel, count, text, 8), 4), ha="center", va="bottom",
             textcoords="offset points", size=8, weight="bold", color=BLUE, path_effects=halo,
         )  # fmt: skip
     seeds = wording.span(rows["n"])

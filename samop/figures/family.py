@@ -24,6 +24,7 @@ from samop.figures.layout import (
     all_left_out,
     inches_of,
     layout,
+    lean,
     legend,
     metric_axis,
     parameter_axis,
@@ -287,7 +288,8 @@ def _write_cut(panel: Panel, low: float, high: float, metric: comparison.Metric)
         texts = [wording.signed(v, 0 if metric.scale == 100 else 2) for v in sorted(values)]
         text = texts[0] if texts[0] == texts[-1] else f"{texts[0]} … {texts[-1]}"
         panel.axes.annotate(
-            text, (count, low + 0.03 * (high - low)), (0, 5), textcoords="offset points",
+            text, (count, low + 0.03 * (high - low)), (lean(panel, count, text, 7.5), 5),
+            textcoords="offset points",
             ha="center", va="bottom", size=7.5, color=INK, path_effects=halo, zorder=4,
         )  # fmt: skip
 

@@ -236,6 +236,15 @@ def wrap(text: str, inches: float, size: float, weight: str = "normal") -> list[
     return lines
 
 
+def lean(panel: Panel, count: float, text: str, size: float, weight: str = "bold") -> float:
+    """Points by which a number over a width leans inwards, clear of the ends of the axis."""
+    low, high = np.log(panel.axes.get_xlim())
+    across = inches_of(panel)[0]
+    at = across * (math.log(count) - low) / (high - low)
+    reach = 0.04 + text_width(text, size, weight) / 2
+    return 72 * (max(reach - at, 0.0) + min(across - at - reach, 0.0))
+
+
 def metric_axis(panel: Panel, metric: comparison.Metric) -> None:
     """The y axis of a metric; logarithmic for a loss that spans more than a factor of 20."""
     values = panel.rows[["base_mean", "sam_mean"]].to_numpy(float)

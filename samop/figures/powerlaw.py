@@ -62,6 +62,7 @@ def power_laws(errors: pd.DataFrame, exponents: pd.DataFrame) -> Figure:
             ["examples"],
             [f"{n:,} training examples, {g['seed'].nunique()} seeds" for n, g in groups],
             entries=[str(h.get_label()) for h in handles],
+            below=0.17,
         )
         for panel in panels:
             here = exponents[exponents["examples"] == panel.key["examples"]]

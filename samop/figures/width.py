@@ -25,6 +25,7 @@ from samop.figures.layout import (
     Panel,
     all_left_out,
     layout,
+    lean,
     legend,
     metric_axis,
     parameter_axis,
@@ -81,9 +82,9 @@ def width_gap(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
         handles = _gap_handles(gains, grid, cut)
         figure, panels = _layout(runs, gains, heading, handles, for_gap=True)
         for panel, (here, limits) in zip(panels, drawn):
+            parameter_axis(panel, rho_star=True)
             _gap_panel(panel, here, limits, grid, metric)
             _slope_text(panel, slopes, metric)
-            parameter_axis(panel, rho_star=True)
             unit = wording.unit_label(metric)
             panel.axes.set_ylabel(f"← {base} better    gain ({unit})    {better} better →")
         legend(figure, handles)
@@ -219,8 +220,9 @@ def _gap_panel(
             marker="v" if below else style["marker"],
         )  # fmt: skip
         raised = y if below or not np.isfinite(error) else value + error
+        text = wording.signed(value, digits)
         axes.annotate(
-            wording.signed(value, digits), (count, raised), (0, 7), ha="center", va="bottom",
+            text, (count, raised), (lean(panel, count, text, 8.5), 7), ha="center", va="bottom",
             textcoords="offset points", size=8.5, weight="bold", color=BLUE, zorder=5,
             path_effects=halo,
         )  # fmt: skip
