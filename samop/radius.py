@@ -14,7 +14,7 @@ from samop import comparison
 from samop.errors import UserError
 from samop.pairing import WIDTH, Cell, Metric, cells, condition_columns, metric
 from samop.records import read_rows
-from samop.statistics import choose, estimate
+from samop.statistics import choose, choose_each, estimate
 
 SEEDS = 8  # a bootstrap over fewer says little
 DRAWS = 2000
@@ -139,12 +139,8 @@ def _resampled(runs: pd.DataFrame, epoch: str, draws: int, seed: int):
         picks = None
         if count >= SEEDS:
             rng = np.random.default_rng(seed)  # the same seeds for every width
-            picks = np.array(
-                [
-                    choose(values[:, drawn], diverged[:, drawn], higher)
-                    for drawn in rng.integers(0, count, (draws, count))
-                ]
-            )
+            drawn = rng.integers(0, count, (draws, count))
+            picks = choose_each(values[:, drawn], diverged[:, drawn], higher)
         yield cell, np.array(list(cell.sam)), picks, star
 
 

@@ -11,9 +11,12 @@ base), curvature_slopes.csv, curvature_runs.csv (a row a run and measured step) 
 curvature, curvature_ggn, spectrum and curvature_training, as far as there is something to draw.
 
 The speed that runs recorded (timing.jsonl) is in runs.csv and printed below the table.
+
+report.html shows all of it on one page (`samop.pages`). Of a sweep that is not finished the page is
+written too and says so; tables and figures as files take --allow_incomplete, so that nobody takes
+those of half a sweep for the whole. --follow watches a sweep while it runs (`samop.follow`).
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,13 +24,14 @@ from pathlib import Path
 import pandas as pd
 from absl import app, flags
 
-from samop import comparison, figures, flatness, results, summary, throughput, wording
+from samop import comparison, figures, flatness, pages, results, summary, throughput
 from samop.errors import UserError
+from samop.pages import gallery, standing
 from samop.records import write_atomic
 
 
 def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
-    """Writes the tables and figures of a work folder; never trains.
+    """Writes the tables, figures and page of a work folder; never trains.
 
     Args:
       workdir: the work folder of a sweep.
@@ -37,21 +41,59 @@ def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
       What to print: the table, speed and compute where they were recorded, and the paths written.
 
     Raises:
-      UserError: as `samop.results.load`.
+      UserError: as `samop.results.load`; of an incomplete sweep the page is written before.
     """
     root = Path(workdir)
-    runs = results.load(root, allow_incomplete=allow_incomplete)
+    try:
+        runs = results.load(root, allow_incomplete=allow_incomplete)
+    except results.Unfinished as error:
+        path = page(root)
+        raise UserError(f"{error}; {path} shows what there is so far") from None
     table = results.table(runs)
     if results.finished(runs).empty:
+        page(root)
         return table
     measured = flatness.load(root, runs, allow_incomplete=True)  # its text says what is missing
     timed = throughput.read(root, runs)
-    paths = [*_tables(runs, timed, root), *_figures(runs, root / "figures")]
-    paths += _curvature(runs, measured, root)
+    drawn = gallery.drawings(root, runs, measured)
+    paths = [*_tables(runs, timed, root), *_curvature(runs, measured, root)]
+    for drawing in drawn:
+        paths += figures.save(drawing.figure, root / "figures" / drawing.stem)
+    whole = pages.Material(root, _standing(root), runs, measured, timed, drawn, paths)
+    paths.append(pages.write(whole))
     wrote = "\n".join(f"wrote {path}" for path in paths)
     speed, compute = throughput.section(runs, timed), throughput.compute(runs, timed)
     parts = [table, flatness.section(runs, measured), speed, compute, wrote]
     return "\n".join(part for part in parts if part) + "\n"
+
+
+def page(workdir: str | Path, live: pages.Live | None = None) -> Path:
+    """Writes the page alone, of whatever there is; returns its path.
+
+    Raises:
+      UserError: no sweep was planned there, or a record is damaged.
+    """
+    return pages.write(material(Path(workdir)), live)
+
+
+def material(root: Path) -> pages.Material:
+    """What the page of a work folder is made of, finished or not; without files beside it."""
+    state = _standing(root)
+    if not any(run.status != "missing" for run in state.runs):
+        return pages.Material(root, state)
+    runs = results.load(root, allow_incomplete=True)
+    if results.finished(runs).empty:
+        return pages.Material(root, state, runs, drawings=gallery.drawings(root, runs, None))
+    measured = flatness.load(root, runs, allow_incomplete=True)
+    drawn = gallery.drawings(root, runs, measured)
+    return pages.Material(root, state, runs, measured, throughput.read(root, runs), drawn)
+
+
+def _standing(root: Path) -> standing.Standing:
+    state = standing.read(root)
+    if state is None:
+        raise UserError(f"workdir={str(root)!r} holds no plan.json: no sweep was started there")
+    return state
 
 
 def csv(table: pd.DataFrame) -> str:
@@ -84,25 +126,8 @@ def _tables(runs: pd.DataFrame, timed: pd.DataFrame, root: Path) -> list[Path]:
     return paths
 
 
-def _figures(runs: pd.DataFrame, folder: Path) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    paths = []
-    arms = comparison.arms(runs)
-    if results.gains(runs)["gain"].notna().any():
-        if len(arms) > 1:
-            paths += figures.save(figures.variants(runs), folder / "variants")
-        for number, arm in enumerate(arms):
-            alone = comparison.only(runs, arm)
-            if results.gains(alone)["gain"].notna().any():
-                # The first is plain SAM, where it was run.
-                label = wording.arm_label(arm, runs)
-                stem = "width_gap" + (f"_{_slug(label)}" if number else "")
-                paths += figures.save(figures.width_gap(alone), folder / stem)
-    return paths + figures.save(figures.accuracy(runs), folder / "accuracy")
-
-
 def _curvature(runs: pd.DataFrame, measured: pd.DataFrame, root: Path) -> list[Path]:
-    """The tables and figures of what was measured of the curvature; none where nothing was."""
+    """The tables of what was measured of the curvature; none where nothing was."""
     if measured.empty:
         return []
     choices: list[str | float] = ["validation", *comparison.rho_grid(runs)]
@@ -124,18 +149,7 @@ def _curvature(runs: pd.DataFrame, measured: pd.DataFrame, root: Path) -> list[P
         if filled:
             write_atomic(root / name, csv(pd.concat(filled, ignore_index=True)))
             paths.append(root / name)
-    arms = comparison.arms(runs)
-    for number, arm in enumerate([*arms] or [{}]):
-        alone = comparison.only(runs, arm) if arm else runs
-        suffix = f"_{_slug(wording.arm_label(arm, runs))}" if number and arm else ""
-        for name, figure in figures.curvatures(alone, measured).items():
-            paths += figures.save(figure, root / "figures" / f"{name}{suffix}")
     return paths
-
-
-def _slug(label: str) -> str:
-    """A label as part of a file name: "SAM (m = 16)" → sam_m_16."""
-    return re.sub(r"[^a-z0-9.]+", "_", label.lower().replace("-", "")).strip("_")
 
 
 def _main(argv: Sequence[str]) -> int:
@@ -144,6 +158,10 @@ def _main(argv: Sequence[str]) -> int:
             raise UserError(f"argument {argv[1]!r} is not understood; use --workdir=DIR")
         if not flags.FLAGS.workdir:
             raise UserError("--workdir=DIR is needed: the work folder of a sweep")
+        if flags.FLAGS.follow:
+            from samop import follow
+
+            return follow.follow(flags.FLAGS.workdir, flags.FLAGS.follow_seconds)
         text = write(flags.FLAGS.workdir, allow_incomplete=flags.FLAGS.allow_incomplete)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -155,7 +173,9 @@ def _main(argv: Sequence[str]) -> int:
 def main() -> None:
     """Entry of `python -m samop.report`; the flags are its own, so that others can import this."""
     flags.DEFINE_string("workdir", "", "Work folder of the sweep to report on.")
-    flags.DEFINE_bool("allow_incomplete", False, "Report on what is finished.")
+    flags.DEFINE_bool("allow_incomplete", False, "Tables and figures of what is finished.")
+    flags.DEFINE_bool("follow", False, "Watch the sweep while it runs.")
+    flags.DEFINE_float("follow_seconds", 5.0, "Between two looks.", lower_bound=0.1)
     app.run(_main)
 
 

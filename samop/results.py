@@ -32,6 +32,7 @@ from samop.varying import add_varying, settings
 __all__ = [
     "Completeness",
     "Metric",
+    "Unfinished",
     "between",
     "completeness",
     "finished",
@@ -52,6 +53,10 @@ BESIDES = (
     "train_noisy_true_accuracy",
     "weight_norm",
 )
+
+
+class Unfinished(UserError):
+    """A sweep some of whose runs are not at their end."""
 
 
 class Completeness(NamedTuple):
@@ -162,10 +167,10 @@ def _names(root: Path, every: bool) -> tuple[dict[str, Any], list[str], list[str
 
 def _check_complete(root: Path, state: Completeness, allowed: bool) -> None:
     if len(state.missing) == state.total:
-        raise UserError(f"workdir={str(root)!r}: none of its {state.total} runs was started")
+        raise Unfinished(f"workdir={str(root)!r}: none of its {state.total} runs was started")
     if state.incomplete and not allowed:
         some = ", ".join(state.incomplete[:3]) + (" …" if len(state.incomplete) > 3 else "")
-        raise UserError(
+        raise Unfinished(
             f"workdir={str(root)!r}: {len(state.incomplete)} of {state.total} runs are not "
             f"finished ({len(state.missing)} missing, {len(state.partial)} partial): {some}; "
             "run the sweep again to finish it, or give --allow_incomplete "

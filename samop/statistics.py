@@ -50,18 +50,27 @@ def choose(values: np.ndarray, diverged: np.ndarray, higher_is_better: bool) -> 
       diverged: bool [rhos, seeds]; a ρ with any diverged run is not chosen unless all have one.
       higher_is_better: sign of the metric.
     """
-    usable = ~diverged.any(axis=1)
-    if not usable.any():
-        usable = ~usable
+    return int(choose_each(values[:, None], diverged[:, None], higher_is_better)[0])
+
+
+def choose_each(values: np.ndarray, diverged: np.ndarray, higher_is_better: bool) -> np.ndarray:
+    """`choose` for many samples of seeds at a time: int [samples].
+
+    Args:
+      values: [rhos, samples, seeds], ρ ascending.
+      diverged: bool of that shape.
+      higher_is_better: sign of the metric.
+    """
+    usable = ~diverged.any(axis=-1)
+    usable |= ~usable.any(axis=0)
     finite = np.isfinite(values)
-    count = finite.sum(axis=1)
-    mean = np.where(finite, values, 0.0).sum(axis=1) / np.maximum(count, 1)
+    count = finite.sum(axis=-1)
+    mean = np.where(finite, values, 0.0).sum(axis=-1) / np.maximum(count, 1)
     score = np.where(usable & (count > 0), mean if higher_is_better else -mean, -np.inf)
-    best = score.max()
-    if not np.isfinite(best):
-        return int(np.argmax(usable))
+    best = score.max(axis=0)
     # Accuracies are multiples of 1/examples: equal means differ by rounding only.
-    return int(np.argmax(score >= best - 1e-12 * abs(best)))
+    near = score >= best - 1e-12 * np.where(np.isfinite(best), np.abs(best), 0.0)
+    return np.where(np.isfinite(best), near, usable).argmax(axis=0)
 
 
 def choose_leaving_out(
@@ -71,5 +80,6 @@ def choose_leaving_out(
 
     Arguments as for `choose`, with at least two seeds.
     """
-    others = ~np.eye(values.shape[1], dtype=bool)
-    return np.array([choose(values[:, o], diverged[:, o], higher_is_better) for o in others])
+    seeds = values.shape[1]
+    others = np.array([np.delete(np.arange(seeds), seed) for seed in range(seeds)])
+    return choose_each(values[:, others], diverged[:, others], higher_is_better)

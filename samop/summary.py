@@ -42,7 +42,7 @@ def table(runs: pd.DataFrame) -> str:
         if several:
             blocks += _all_arms(condition, here, runs)
             blocks += _between(condition, between, runs)
-    blocks.append("\n".join(_bullet(note) for note in _notes(runs, gains, between)))
+    blocks.append("\n".join(_bullet(note) for note in notes(runs, gains, between)))
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -85,7 +85,7 @@ def _title(runs: pd.DataFrame) -> str:
         lines.append(
             fill(
                 f"gain: {difference} in {wording.unit_label(metric)}, paired by seed; ±: 95 % t "
-                f"interval; p (Holm): paired t test, adjusted over widths; ρ*: {_rule(done)}"
+                f"interval; p (Holm): paired t test, adjusted over widths; ρ*: {rule(done)}"
             )
         )
     if told := _settings(runs):
@@ -105,7 +105,8 @@ def _settings(runs: pd.DataFrame) -> str:
     return "; ".join(parts)
 
 
-def _rule(done: pd.DataFrame) -> str:
+def rule(done: pd.DataFrame) -> str:
+    """How ρ was chosen, of the finished runs."""
     grids = _grids(done)
     if len(comparison.rho_grid(done)) == 1:
         return f"only ρ = {_grid_text(done)} was run, nothing was chosen"
@@ -181,7 +182,7 @@ def _block(
             with_interval(row["sam_mean"], row["sam_half95"], means),
             with_interval(row["gain"], row["gain_half95"], digits, sign=True),
             p_text(row["p_holm"]),
-            _rho(row),
+            rho_text(row),
         ]
         for _, row in rows.iterrows()
     ]
@@ -299,7 +300,8 @@ def _between(
     return [f"{fill(title if label else title[0].upper() + title[1:])}\n\n{align(header, lines)}"]
 
 
-def _rho(row: pd.Series) -> str:
+def rho_text(row: pd.Series) -> str:
+    """ρ* of a row of `comparison.gains`: how many seeds agree, and whether it ends the grid."""
     if not np.isfinite(row["rho_star"]):
         return DASH
     votes = ""
@@ -310,34 +312,40 @@ def _rho(row: pd.Series) -> str:
     )
 
 
-def _notes(runs: pd.DataFrame, gains: pd.DataFrame, between: pd.DataFrame) -> list[str]:
-    """What a reader must know before believing the table."""
+def notes(runs: pd.DataFrame, gains: pd.DataFrame, between: pd.DataFrame) -> list[str]:
+    """What a reader must know before believing the table.
+
+    Args:
+      runs: table of `samop.results.load`.
+      gains: its `comparison.gains`.
+      between: its `differences`.
+    """
     done = comparison.finished(runs)
     grid = comparison.rho_grid(runs)
     plain = done["transform"] == "base"
     arms = comparison.arms(runs)
-    notes = []
+    told = []
     if not grid:
-        notes.append("there are only base runs: no gain can be computed")
+        told.append("there are only base runs: no gain can be computed")
     elif not plain.any():
-        notes.append("there are no base runs: no gain can be computed")
+        told.append("there are no base runs: no gain can be computed")
     else:
-        notes += _grid_notes(runs)
+        told += _grid_notes(runs)
         if compute := wording.compute_label(gains, runs):
-            notes.append(compute)
+            told.append(compute)
         if (done["seed"].nunique()) == 1:
-            notes.append("one seed: no interval and no test; give several for both")
+            told.append("one seed: no interval and no test; give several for both")
     if len(arms) > 1 and between.empty:
-        notes.append("there is no plain SAM that the variants could be tested against")
+        told.append("there is no plain SAM that the variants could be tested against")
     for arm in arms:
         if arm["transform"] in EVALUATE_ELSEWHERE:
-            notes.append(
+            told.append(
                 f"the training values of {wording.arm_label(arm, runs)} (runs.csv) were taken at "
                 "its perturbed weights; validation and test values were not"
             )
     for edge, sign, end in (("highest", "▲", "larger"), ("lowest", "▼", "smaller")):
         if count := int((gains["edge"] == edge).sum()):
-            notes.append(
+            told.append(
                 f"{sign} best ρ at the edge of the grid in {count} of {len(gains)} rows: a {end} "
                 "ρ may be better"
             )
@@ -349,15 +357,15 @@ def _notes(runs: pd.DataFrame, gains: pd.DataFrame, between: pd.DataFrame) -> li
             if excluded
             else "; their recorded values are in the means"
         )
-        notes.append(f"{count} of {len(done)} runs diverged (non-finite values){fate}")
+        told.append(f"{count} of {len(done)} runs diverged (non-finite values){fate}")
     if count := states.get("missing", 0) + states.get("partial", 0):
-        notes.append(
+        told.append(
             f"INCOMPLETE: {count} of {len(runs)} runs are not finished; seeds that lack one at a "
             "width are left out there"
         )
     if count := runs.attrs.get("others", 0):
-        notes.append(f"{count} runs of earlier sweeps in the same folder are not part of this")
-    return notes + list(runs.attrs.get("notes", []))
+        told.append(f"{count} runs of earlier sweeps in the same folder are not part of this")
+    return told + list(runs.attrs.get("notes", []))
 
 
 def _grid_notes(runs: pd.DataFrame) -> list[str]:

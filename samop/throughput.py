@@ -18,6 +18,7 @@ from samop.variants import base_label
 from samop.wording import DASH, align, fill
 
 RATES = ("steps_per_second", "examples_per_second", "model_flops_per_second")
+HEADER = ["width", "optimiser", "runs", "seconds", "steps/s", "examples/s", "model GFLOP/s"]
 
 
 def read(root: Path, runs: pd.DataFrame) -> pd.DataFrame:
@@ -68,23 +69,19 @@ def _number(value: Any) -> float:
 
 def joined(runs: pd.DataFrame, lines: pd.DataFrame) -> pd.DataFrame:
     """The runs with the columns `RATES`: the speed of each run's group over all its calls."""
-    rates = {name: _rates(own) for name, own in lines.groupby("point")}
-    columns = {
-        rate: [rates[point][rate] if point in rates else math.nan for point in runs["point"]]
-        for rate in RATES
-    }
-    return runs.assign(**columns)
+    rates = _rates(lines, lines["point"])
+    return runs.assign(**{rate: runs["point"].map(rates[rate]).astype(float) for rate in RATES})
 
 
-def _rates(lines: pd.DataFrame) -> dict[str, float]:
-    """Work of the lines that say it over the seconds of the same."""
+def _rates(lines: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """Work of the lines that say it over the seconds of the same, a row for each value of `by`."""
     found = {}
     for rate in RATES:
-        told = lines[lines[rate].notna()]
-        seconds = told["seconds"].sum()
-        work = (told[rate] * told["seconds"]).sum()
-        found[rate] = float(work / seconds) if seconds else math.nan
-    return found
+        seconds = lines["seconds"].where(lines[rate].notna(), 0.0)
+        work = (lines[rate] * lines["seconds"]).fillna(0.0)
+        spent = seconds.groupby(by).sum()
+        found[rate] = work.groupby(by).sum() / spent.where(spent > 0)
+    return pd.DataFrame(found)
 
 
 def section(runs: pd.DataFrame, lines: pd.DataFrame) -> str:
@@ -94,16 +91,33 @@ def section(runs: pd.DataFrame, lines: pd.DataFrame) -> str:
       runs: table of `samop.results.load`.
       lines: table of `read`.
     """
-    if not lines[list(RATES)].notna().any(axis=None):
+    cells = rows(runs, lines)
+    if not cells:
         return ""
+    title = (
+        "Speed: the runs of a group train as one program; rates are of a group's runs together, "
+        "evaluation included. A model flop is one of the matrix products and convolutions, a "
+        "gradient counting as three forward passes"
+    )
+    return f"{fill(title)}\n\n{align(HEADER, cells, left=(0, 1))}\n"
+
+
+def rows(runs: pd.DataFrame, lines: pd.DataFrame) -> list[list[str]]:
+    """The rows of `section`, columns as in HEADER; none where no run recorded a speed."""
+    if not lines[list(RATES)].notna().any(axis=None):
+        return []
     place = ["dataset", "model", "width"]
     named = [column for column in place if column == "width" or runs[column].nunique() > 1]
     timed = runs[runs["point"].isin(lines["point"])].dropna(subset="width")
-    timed = timed.assign(label=[_label(row, runs) for _, row in timed.iterrows()])
+    kinds = ["base", *comparison.arm_columns(runs)]
+    labels = pd.Series("", timed.index)
+    for _, same in timed.groupby(kinds, dropna=False, sort=False):
+        labels[same.index] = _label(same.iloc[0], runs)
+    timed = timed.assign(label=labels)
     cells = []
     for (*_, label), here in timed.groupby([*place, "parameters", "label"], sort=False):
         own = _of_groups(lines[lines["point"].isin(here["point"])])
-        rates = _rates(own)
+        rates = _rates(own, pd.Series(0, own.index)).iloc[0]
         first = here.iloc[0]
         cells.append(
             [
@@ -116,13 +130,7 @@ def section(runs: pd.DataFrame, lines: pd.DataFrame) -> str:
                 _text(rates["model_flops_per_second"] / 1e9),
             ]
         )
-    title = (
-        "Speed: the runs of a group train as one program; rates are of a group's runs together, "
-        "evaluation included. A model flop is one of the matrix products and convolutions, a "
-        "gradient counting as three forward passes"
-    )
-    header = ["width", "optimiser", "runs", "seconds", "steps/s", "examples/s", "model GFLOP/s"]
-    return f"{fill(title)}\n\n{align(header, cells, left=(0, 1))}\n"
+    return cells
 
 
 def _label(row: pd.Series, runs: pd.DataFrame) -> str:

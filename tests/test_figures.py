@@ -161,13 +161,15 @@ def test_count_label(count, label):
 def test_written_files_are_reproducible(tmp_path):
     planted.sweep(tmp_path, planted.grid(collapse, seeds=2))
     names = ["results.csv", "slopes.csv", "runs.csv"]
-    names += [f"figures/{n}.{k}" for n in ("width_gap", "accuracy") for k in ("png", "pdf")]
+    stems = ("width_gap", "accuracy", "learning_curves", "best_rho")
+    names += [f"figures/{stem}.{kind}" for stem in stems for kind in ("png", "pdf")]
+    names.append("report.html")
     before = dict(matplotlib.rcParams)
     first = report.write(tmp_path)
     contents = [(tmp_path / name).read_bytes() for name in names]
     assert report.write(tmp_path) == first
     assert [(tmp_path / name).read_bytes() for name in names] == contents
-    assert len(list((tmp_path / "figures").iterdir())) == 4
+    assert len(list((tmp_path / "figures").iterdir())) == 2 * len(stems)
     assert dict(matplotlib.rcParams) == before
     assert all(f"wrote {tmp_path / name}" in first for name in names)
     assert "\ncompute:" not in first
@@ -223,7 +225,7 @@ def test_command_line(tmp_path):
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, workdir, args, words):
     monkeypatch.chdir(tmp_path)
-    given = types.SimpleNamespace(workdir=workdir, allow_incomplete=False)
+    given = types.SimpleNamespace(workdir=workdir, allow_incomplete=False, follow=False)
     monkeypatch.setattr(report.flags, "FLAGS", given)
     assert report._main(["report", *args]) == 2
     out, err = capsys.readouterr()

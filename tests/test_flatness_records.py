@@ -138,7 +138,7 @@ def test_nothing_changes_where_nothing_was_measured(tmp_path):
     assert flatness.compare(runs, measured).empty
     text = report.write(tmp_path)
     assert "urvature" not in text
-    assert not list(tmp_path.rglob("*curv*"))
+    assert not list(tmp_path.rglob("*curvature*"))
 
 
 @pytest.mark.parametrize(

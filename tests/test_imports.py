@@ -80,6 +80,8 @@ LAYERS = {
         "throughput",
         "figures",
         "report",
+        "pages",
+        "follow",
         "curvature",
         "cli",
         "main",
@@ -89,7 +91,7 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "curves",
-    "summary", "figures", "report", "records", "cli", "flatness", "throughput",
+    "summary", "figures", "report", "pages", "follow", "records", "cli", "flatness", "throughput",
     "claims", "submit",
 )  # fmt: skip
 

@@ -533,7 +533,8 @@ def test_report_of_several_variants(tmp_path):
     names = ("sam", "fsam", "looksam")
     runs, _ = random_family(names=names, rhos=(0.1,), seeds=3, epochs={"base": 2, "looksam": 1})
     text = report.write(planted.sweep(tmp_path, runs))
-    stems = ["accuracy", "variants", "width_gap", "width_gap_fsam", "width_gap_looksam"]
+    stems = ["accuracy", "learning_curves", "variants"]
+    stems += ["width_gap", "width_gap_fsam", "width_gap_looksam"]
     expected = sorted(f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png"))
     assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == expected
     assert f"wrote {tmp_path / 'variants.csv'}" in text
@@ -563,7 +564,7 @@ def test_report_without_plain_sam(tmp_path):
     assert "no plain SAM" in text
     assert not (tmp_path / "variants.csv").exists()
     stems = {p.stem for p in (tmp_path / "figures").iterdir()}
-    assert stems == {"accuracy", "variants", "width_gap", "width_gap_gsam"}
+    assert stems == {"accuracy", "learning_curves", "variants", "width_gap", "width_gap_gsam"}
 
 
 def test_output_depends_on_the_records_alone(tmp_path):

@@ -148,7 +148,9 @@ def layout(
     figure = Figure(figsize=(width, height))
     x, y = 0.2 / width, 1 - 0.16 / height
     figure.text(x, y, "\n".join(title), size=13, weight="bold", va="top", color=INK)
-    figure.text(x, y - head / height, "\n".join(lines), size=9, va="top", color=FAINT)
+    whole = "\n".join(line for line in heading.lines if line)  # for who wraps them anew
+    wrapped = "\n".join(lines)
+    figure.text(x, y - head / height, wrapped, size=9, va="top", color=FAINT, label=whole)
     panels = []
     for number, (key, rows) in enumerate(groups):
         row, column = divmod(number, across)

@@ -104,7 +104,7 @@ def _block(
     sam = arm.partition(" (")[0]
     symbol = QUANTITIES[names[0]].symbol
     label = wording.panel_label(key, runs)
-    sentence = _trend(symbol, trends, names[0], f"{sam} / {base}")
+    sentence = trend(symbol, trends, names[0], f"{sam} / {base}")
     title = f"{label}: {sentence}" if label else sentence[0].upper() + sentence[1:]
     head = rows[rows["quantity"] == names[0]]
     header = ["width", f"{symbol} {base}", sam, f"{sam} / {base}", "p (Holm)"]
@@ -131,8 +131,8 @@ def _block(
     return "\n\n".join(part for part in parts if part)
 
 
-def _trend(symbol: str, trends: pd.DataFrame, name: str, ratio: str) -> str:
-    """One sentence on how the ratio changes with width."""
+def trend(symbol: str, trends: pd.DataFrame, name: str, ratio: str) -> str:
+    """One sentence on how the ratio changes with width, by `slopes` over all and upper widths."""
     here = trends[trends["quantity"] == name] if len(trends) else trends
     if here.empty or not np.isfinite(here["slope"].iloc[0]):
         return f"no trend of {symbol} with width can be computed"
