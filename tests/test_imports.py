@@ -41,6 +41,7 @@ LAYERS = {
         "planes",
         "processes",
         "stopping",
+        "shipped",
     },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
@@ -89,7 +90,7 @@ LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
     "figures", "report", "records", "cli", "flatness", "throughput",
-    "claims", "submit",
+    "claims", "submit", "shipped",
 )  # fmt: skip
 
 
