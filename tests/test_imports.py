@@ -30,6 +30,10 @@ LAYERS = {
     1: {
         "config",
         "validation",
+        "limits",
+        "commands",
+        "overrides",
+        "meanings",
         "cadence",
         "theory",
         "data",
@@ -84,13 +88,15 @@ LAYERS = {
         "cli",
         "main",
         "submit",
+        "fields",
+        "__main__",
     },
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "summary",
     "figures", "report", "records", "cli", "flatness", "throughput",
-    "claims", "submit", "shipped",
+    "claims", "submit", "shipped", "overrides", "commands", "limits", "meanings",
 )  # fmt: skip
 
 
