@@ -12,8 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from samop import config as configs
-from samop import processes, records, shipped, validation
-from samop.errors import UserError, nearest
+from samop import overrides, processes, records, shipped, validation
+from samop.errors import UserError
 
 Axes = Mapping[str, Sequence[Any]]
 
@@ -95,7 +95,7 @@ def parse(argv: Sequence[str]) -> Request:
     name, _, argument = source.partition(":")
     file = shipped.find(name)
     config, sweep = _load(file, argument)
-    _check_overrides(rest, config)
+    overrides.check_names(rest, config)
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict(
         "config", config, flag_values=values, sys_argv=["samop.main", *rest]
@@ -110,7 +110,7 @@ def parse(argv: Sequence[str]) -> Request:
     try:
         unused = values(["samop.main", *rest])[1:]
     except flags.Error as error:
-        raise UserError(_plain(str(error))) from None
+        raise UserError(overrides.plain(str(error), config)) from None
     if unused:
         raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
     resolved: Any = values["config"].value
@@ -215,6 +215,9 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
         if name.lstrip("-").startswith(("config.", "noconfig.")):
             raise UserError(f"{word} comes before --config=FILE: put --config first")
     if not source:
+        named = [word for word in argv if not word.startswith("-") and word.endswith(".py")]
+        if named:
+            raise UserError(f"--config is missing: did you mean --config={named[0]}?")
         raise UserError(
             "--config is missing: name an experiment, as in --config=configs/digits_width.py "
             "(--help explains)"
@@ -232,13 +235,18 @@ def _load(
     if spec is None or spec.loader is None:
         raise UserError(f"--config={file}: a config is a .py file or a run's config.json")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     for name in ("get_config", "sweep"):
         if not hasattr(module, name):
             raise UserError(
                 f"--config={file} defines no function {name}: see those in {shipped.folder()}"
             )
-    return module.get_config(argument), module.sweep
+    config = module.get_config(argument)
+    overrides.check_file(config, file)
+    return config, module.sweep
 
 
 def _replay(file: Path) -> ConfigDict:
@@ -250,26 +258,3 @@ def _replay(file: Path) -> ConfigDict:
     config = configs.from_json(plain)
     config.experiment = f"{config.experiment}_again"
     return config
-
-
-def _check_overrides(rest: Sequence[str], config: ConfigDict) -> None:
-    allowed = configs.flatten(config)
-    for word in rest:
-        name = word.partition("=")[0].lstrip("-")
-        if name.startswith(("config.", "noconfig.")):
-            field = name.partition(".")[2]
-            if field not in allowed:
-                raise UserError(
-                    f"config field {field!r} is unknown{nearest(field, allowed)}; "
-                    f"fields of this section: {', '.join(_siblings(field, allowed))}"
-                )
-
-
-def _siblings(field: str, allowed: dict[str, Any]) -> list[str]:
-    section = field.rpartition(".")[0]
-    same = [name for name in allowed if name.rpartition(".")[0] == section]
-    return same or sorted({name.partition(".")[0] for name in allowed})
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())
