@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from samop.transforms import window as window
     from samop.transforms import wsam as wsam
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"  # the one place that says it
 
 _TRANSFORMS = (
     "asam", "esam", "eval_params", "fsam", "gnp", "grad_evals", "gsam", "looksam", "msam",

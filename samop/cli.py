@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shlex
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from samop import config as configs
-from samop import processes, records, validation
-from samop.errors import UserError, nearest
+from samop import overrides, processes, records, shipped, validation
+from samop.errors import UserError
 
 Axes = Mapping[str, Sequence[Any]]
 
@@ -21,11 +22,13 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
 
   python -m samop.main --config=FILE.py[:ARG,KEY=VALUE] [--config.FIELD=VALUE ...] [options]
 
-  --config=FILE.py        an experiment, e.g. configs/digits_width.py; what may follow the colon
-                          is in the file's header: `smoke` cuts any of them to two minutes
+  --config=FILE.py        an experiment: a file of yours, or one that comes with samop (below), as
+                          configs/digits_width.py or digits_width; what may follow the colon is in
+                          the file's header: `smoke` cuts any of them to two minutes
   --config=RUN/config.json  one run again, from the record in its folder
   --config.FIELD=VALUE    overrides a field, e.g. --config.train.epochs=10; a swept field is
-                          then fixed; --config.sweep.rho="(.1,.2)" changes an axis
+                          then fixed; --config.sweep.rho="(.1,.2)" changes an axis;
+                          `python -m samop.fields` says what every field means
   --workdir=DIR           where runs, tables and figures go (default: runs/EXPERIMENT); running the
                           same command again skips what is done and resumes what is not; several
                           commands, on several machines, may share a folder
@@ -44,7 +47,17 @@ Trains a sweep of runs (widths × optimisers × ρ × seeds), prints its table, 
 Tables and figures again, without training:  python -m samop.report --workdir=DIR
 Fetch data ahead of time:                    python -m samop.data prepare mnist cifar10
 A config file is Python code and runs as such: look at a file before you use it.
-"""
+
+Configs that come with samop, in {folder}:
+{names}"""
+
+
+def help_text() -> str:
+    """What `--help` prints."""
+    names = ", ".join(shipped.names())
+    folder = shipped.folder()
+    listed = textwrap.fill(names, 96, initial_indent="  ", subsequent_indent="  ")
+    return HELP.format(folder=folder, names=listed)
 
 
 class Request(NamedTuple):
@@ -79,8 +92,10 @@ def parse(argv: Sequence[str]) -> Request:
       UserError: anything wrong with them, in one line.
     """
     source, rest = _take_config(argv)
-    config, sweep = _load(source)
-    _check_overrides(rest, config)
+    name, _, argument = source.partition(":")
+    file = shipped.find(name)
+    config, sweep = _load(file, argument)
+    overrides.check_names(rest, config)
     values = flags.FlagValues()
     config_flags.DEFINE_config_dict(
         "config", config, flag_values=values, sys_argv=["samop.main", *rest]
@@ -95,7 +110,7 @@ def parse(argv: Sequence[str]) -> Request:
     try:
         unused = values(["samop.main", *rest])[1:]
     except flags.Error as error:
-        raise UserError(_plain(str(error))) from None
+        raise UserError(overrides.plain(str(error), config)) from None
     if unused:
         raise UserError(f"argument {unused[0]!r} is not understood: options start with --")
     resolved: Any = values["config"].value
@@ -106,7 +121,7 @@ def parse(argv: Sequence[str]) -> Request:
     products: list[Axes] = (
         [dict(swept)] if isinstance(swept, Mapping) else [dict(axes) for axes in swept]
     )
-    notes = []
+    notes = [] if file == Path(name) else [f"--config={name} is {file}"]
     for field in dict.fromkeys(field for axes in products for field in axes):
         if field in overridden:
             value = configs.get(resolved, field)
@@ -200,40 +215,38 @@ def _take_config(argv: Sequence[str]) -> tuple[str, list[str]]:
         if name.lstrip("-").startswith(("config.", "noconfig.")):
             raise UserError(f"{word} comes before --config=FILE: put --config first")
     if not source:
+        named = [word for word in argv if not word.startswith("-") and word.endswith(".py")]
+        if named:
+            raise UserError(f"--config is missing: did you mean --config={named[0]}?")
         raise UserError(
-            f"--config is missing: name an experiment, as in --config={_some_config()} "
+            "--config is missing: name an experiment, as in --config=configs/digits_width.py "
             "(--help explains)"
         )
     return source, rest
 
 
-def _some_config() -> str:
-    return "configs/digits_width.py"
-
-
-def _load(source: str) -> tuple[ConfigDict, Callable[[ConfigDict], Axes | Sequence[Axes]]]:
-    """Config and sweep function behind FILE.py:ARG or a run's config.json."""
-    path, _, argument = source.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        there = sorted(str(p) for p in file.parent.glob("*.py")) or ["none in that folder"]
-        raise UserError(
-            f"--config={path}: there is no such file{nearest(path, there)}; "
-            f"configs there: {', '.join(there)}"
-        )
+def _load(
+    file: Path, argument: str
+) -> tuple[ConfigDict, Callable[[ConfigDict], Axes | Sequence[Axes]]]:
+    """Config and sweep function of a config file, given an argument, or of a run's config.json."""
     if file.suffix == ".json":
         return _replay(file), lambda config: {}
     spec = importlib.util.spec_from_file_location("samop_config_file", file)
     if spec is None or spec.loader is None:
-        raise UserError(f"--config={path}: a config is a .py file or a run's config.json")
+        raise UserError(f"--config={file}: a config is a .py file or a run's config.json")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}: {error.msg}") from None
     for name in ("get_config", "sweep"):
         if not hasattr(module, name):
             raise UserError(
-                f"--config={path} defines no function {name}: see configs/ for examples"
+                f"--config={file} defines no function {name}: see those in {shipped.folder()}"
             )
-    return module.get_config(argument), module.sweep
+    config = module.get_config(argument)
+    overrides.check_file(config, file)
+    return config, module.sweep
 
 
 def _replay(file: Path) -> ConfigDict:
@@ -245,26 +258,3 @@ def _replay(file: Path) -> ConfigDict:
     config = configs.from_json(plain)
     config.experiment = f"{config.experiment}_again"
     return config
-
-
-def _check_overrides(rest: Sequence[str], config: ConfigDict) -> None:
-    allowed = configs.flatten(config)
-    for word in rest:
-        name = word.partition("=")[0].lstrip("-")
-        if name.startswith(("config.", "noconfig.")):
-            field = name.partition(".")[2]
-            if field not in allowed:
-                raise UserError(
-                    f"config field {field!r} is unknown{nearest(field, allowed)}; "
-                    f"fields of this section: {', '.join(_siblings(field, allowed))}"
-                )
-
-
-def _siblings(field: str, allowed: dict[str, Any]) -> list[str]:
-    section = field.rpartition(".")[0]
-    same = [name for name in allowed if name.rpartition(".")[0] == section]
-    return same or sorted({name.partition(".")[0] for name in allowed})
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.split())

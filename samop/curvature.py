@@ -1,9 +1,4 @@
-"""python -m samop.curvature --run=DIR: the curvature of a trained network, with error bars.
-
-DIR is a run's folder, WORKDIR/points/NAME. Measures all that `samop.measures` knows (or --what),
-prints it beside the criteria of linear stability at the run's rate and radius, and writes
-DIR/sharpness.json and DIR/spectrum.{png,pdf}. The sweep's own records stay as they are.
-"""
+"""python -m samop.curvature --run=DIR: the curvature of a trained network, with error bars."""
 
 import copy
 import sys
@@ -12,14 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
 from samop import records, theory, validation, variants
+from samop.commands import Parser, asks_help
 from samop.errors import UserError
+from samop.limits import one_of
+from samop.meanings import WHAT
 from samop.theory.minima import INTERPOLATES
 
+HELP = f"""\
+Measures the curvature of trained networks, with error bars; nothing of the sweep changes.
+
+  python -m samop.curvature --run=DIR[,DIR ...] [options]
+
+  --run=DIR          a finished run's folder, WORKDIR/points/NAME; several joined by commas
+  --what=WORDS       what to measure, joined by commas; all unless told otherwise:
+                     {", ".join(WHAT)}
+  --examples=N       training examples to measure on; 0: all
+  --k=N              eigenvalues
+  --probes=N         products with random vectors for a trace
+  --rho=R            radius of the worst-case and average sharpness
+  --tol=T            largest residual of an eigenvalue, relative to the largest eigenvalue
+  --max_matvecs=N    most products for eigenvalues
+  --seed=N           of the random vectors (default: 0)
+  --help             this text
+
+What is not given is as in the run's config (`python -m samop.fields curvature`). Prints a table and
+the criteria of linear stability at the run's rate and radius; writes DIR/sharpness.json and, of a
+density, DIR/spectrum.png and .pdf.
+"""
+FLAGS = {"examples": int, "k": int, "probes": int, "rho": float, "tol": float, "max_matvecs": int}
 Row = dict[str, Any]
 
 
@@ -45,7 +65,7 @@ def measure_run(run: Path, what: Sequence[str], overrides: Mapping[str, Any], se
     from samop.workloads import build, parameters
 
     if not what:
-        raise UserError(f"--what= names nothing; allowed: {', '.join(validation.WHAT)}")
+        raise UserError(f"--what= names nothing; allowed: {', '.join(WHAT)}")
     if not (run / "config.json").exists():
         raise UserError(f"--run={run} is no run: a folder WORKDIR/points/NAME is needed")
     config: Any = copy.deepcopy(read_point(run.parent.parent, run.name))
@@ -164,13 +184,44 @@ def draw(found: Row, run: Path) -> list[Path]:
     return figures.save(figures.one_spectrum(density, lines), run / "spectrum")
 
 
-def _main(argv: Sequence[str]) -> int:
-    values = flags.FLAGS
+def finite(value: Any) -> Any:
+    """The value with null in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _parse(argv: Sequence[str]) -> tuple[list[Path], list[str], Row, int]:
+    """(runs, what, fields of `config.curvature`, seed)."""
+    parser = Parser()
+    parser.add_argument("--run", default="")
+    parser.add_argument("--what", default=",".join(WHAT))
+    parser.add_argument("--seed", type=int, default=0)
+    for name, kind in FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind)
+    options = parser.read(argv)
+    if not options.run:
+        raise UserError("--run=DIR is needed: the folder of a run, WORKDIR/points/NAME")
+    what = [word for word in options.what.split(",") if word]
+    for word in what:
+        one_of("--what", word, WHAT)
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed={options.seed} is not allowed: a whole number from 0 to 2³² − 1")
+    given = {name: vars(options)[name] for name in FLAGS}
+    overrides = {name: value for name, value in given.items() if value is not None}
+    return [Path(run) for run in options.run.split(",") if run], what, overrides, options.seed
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line (without the program's name); returns the exit status."""
+    if asks_help(argv):
+        print(HELP, end="")
+        return 0
     try:
-        if len(argv) > 1:
-            raise UserError(f"argument {argv[1]!r} is not understood; use --run=DIR")
-        if not values.run:
-            raise UserError("--run=DIR is needed: the folder of a run, WORKDIR/points/NAME")
+        runs, what, overrides, seed = _parse(argv)
+        flags.FLAGS(["samop.curvature"])  # libraries read flags that somebody must have parsed
         logging.set_verbosity(logging.WARNING)
         import jax
 
@@ -178,10 +229,8 @@ def _main(argv: Sequence[str]) -> int:
 
         jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        names = ("examples", "k", "probes", "rho", "tol", "max_matvecs")
-        overrides = {n: values[n].value for n in names if values[n].value is not None}
-        for run in map(Path, values.run):
-            found = measure_run(run, values.what, overrides, values.seed)
+        for run in runs:
+            found = measure_run(run, what, overrides, seed)
             show(found, Console(width=None if sys.stdout.isatty() else 160))
             records.write_json(run / "sharpness.json", finite(found))
             for path in (run / "sharpness.json", *draw(found, run)):
@@ -192,28 +241,5 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def finite(value: Any) -> Any:
-    """The value with null in place of numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {k: finite(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [finite(v) for v in value]
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
-def main() -> None:
-    """Entry of `python -m samop.curvature`; the flags are its own."""
-    flags.DEFINE_list("run", [], "Folders of runs, WORKDIR/points/NAME, comma-separated.")
-    flags.DEFINE_list("what", list(validation.WHAT), "What to measure, comma-separated.")
-    flags.DEFINE_integer("examples", None, "Training examples to measure on; 0: all.")
-    flags.DEFINE_integer("k", None, "Number of eigenvalues.")
-    flags.DEFINE_integer("probes", None, "Products for a trace.")
-    flags.DEFINE_float("rho", None, "Radius of the worst-case and average sharpness.")
-    flags.DEFINE_float("tol", None, "Largest residual, relative to the largest eigenvalue.")
-    flags.DEFINE_integer("max_matvecs", None, "Most products for an eigenvalue.")
-    flags.DEFINE_integer("seed", 0, "Of the random vectors.", lower_bound=0)
-    app.run(_main)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
         from samop import cli  # takes a second, in which the end may be announced already
 
         if not {"--help", "-help", "-h", "--helpfull"}.isdisjoint(argv):
-            print(cli.HELP)
+            print(cli.help_text())
             return 0
         request = cli.parse(argv)
         set_up(request)

@@ -126,7 +126,10 @@ def parse(argv: Sequence[str]) -> Request:
       UserError: anything wrong with them, those of `samop.main` included, in one line.
     """
     if "--" not in argv:
-        raise UserError("the arguments of samop.main come after `--`, as in -- --config=FILE.py")
+        raise UserError(
+            "the arguments of samop.main come after `--`, as in --jobs=4 -- --config=FILE.py "
+            "(--help explains)"
+        )
     split = list(argv).index("--")
     command, options = list(argv[split + 1 :]), {}
     for word in argv[:split]:
@@ -215,7 +218,7 @@ def main(argv: Sequence[str]) -> int:
     """Runs a command line (without the program's name); returns the exit status."""
     before = list(argv)[: list(argv).index("--")] if "--" in argv else argv
     if not {"--help", "-help", "-h"}.isdisjoint(before):
-        print(HELP)
+        print(HELP, end="")
         return 0
     try:
         request = parse(argv)

@@ -8,53 +8,16 @@ from samop import cadence, variants
 from samop.config import get
 from samop.data import human
 from samop.errors import UserError, nearest
+from samop.limits import Number, one_of
+from samop.meanings import COMMON, SHARE, WHAT
 from samop.tasks import TASKS
-
-BASES = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "step", "cosine", "linear", "rsqrt")
-AUGMENT = ("none", "crop_flip", "resized_crop")
-NORMALIZE = ("unit", "standardize", "none")
-MODES = ("auto", "vmap", "loop")
-SHARE_BATCHES = ("auto", "always", "never")
-PARALLEL = ("jit", "shard_map", "pmap")  # see samop.division
-STATISTICS = ("batch", "replica")  # of BatchNorm
-BUDGETS = ("epochs", "grad_evals")
-LINEARIZED = ("none", "jvp", "lazy")
-DTYPES = ("float32", "bfloat16", "float16")
-SECOND_PASSES = ("float32", "compute")
-# What can be measured of a network's curvature; samop.measures says what each word records.
-WHAT = ("eigenvalues", "negative", "trace", "moments", "ggn", "density", "layers", "sharpness")
-# Of single variants: the closed range, -1 standing for the variant's default.
-RANGES = {
-    "eta": (0, math.inf),
-    "alpha": (0, math.inf),
-    "sigma": (0, math.inf),
-    "lam": (0, 1),
-    "theta": (1e-12, 1),
-    "beta": (1e-12, 1),
-    "gamma": (0, 1 - 1e-9),
-}
 
 
 def validate(config: Mapping[str, Any]) -> None:
     """Checks every value that can be checked without data. Raises UserError, one line."""
-    _one_of(config, "workload", TASKS)
-    _one_of(config, "run.mode", MODES)
-    _one_of(config, "run.share_batches", SHARE_BATCHES)
+    for field, (_, limit) in COMMON.items():
+        limit.check(field, get(config, field))
     _parallel(config)
-    _number(config, "run.checkpoint_seconds", 0, math.inf)
-    _number(config, "run.claim_seconds", 1e-3, math.inf)
-    if not isinstance(config["profile"], str):
-        raise UserError(f"profile={config['profile']!r} should be of type str: a folder, or ''")
-    _whole(config, "seed", 0, 2**32 - 1)
-    if not isinstance(config["run"].get("shard_parameters", False), bool):
-        raise UserError("run.shard_parameters should be of type bool")
-    for field in ("run.replicates", "run.devices"):
-        _whole(config, field, 0)
-    for field in ("train.epochs", "train.batch_size", "train.eval_batch_size"):
-        _whole(config, field, 1)
-    _whole(config, "train.diagnostics_every", 0)
-    _one_of(config, "train.budget", BUDGETS)
     _data(config)
     _model(config)
     _base(config)
@@ -67,8 +30,6 @@ def validate(config: Mapping[str, Any]) -> None:
 
 
 def _parallel(config) -> None:
-    _one_of(config, "parallel", PARALLEL)
-    _one_of(config, "train.statistics", STATISTICS)
     parallel = config["parallel"]
     if config["train"]["statistics"] == "replica" and (
         parallel == "jit" or config["run"]["share_batches"] == "never"
@@ -110,18 +71,12 @@ def _task(config) -> None:
 
 def _changed(config) -> None:
     """What is done to the network besides: pruning, linearisation; and what is asked of labels."""
-    from samop.sparsity import METHODS
-
-    _one_of(config, "sparsity.method", METHODS)
-    _number(config, "sparsity.level", 0, 1, open_end=True)
     noise = config["data"]["label_noise"]
     if config["sparsity"]["method"] == "snip" and noise:
         raise UserError(
             f"sparsity.method='snip' with data.label_noise={noise}: its scores would be taken of "
             "the true labels, which training does not see: use 'random' or 'magnitude'"
         )
-    _one_of(config, "linearized.mode", LINEARIZED)
-    _number(config, "linearized.alpha", 1e-6, math.inf)
     mode = config["linearized"]["mode"]
     if mode != "none":
         for field in ("params", "compute"):
@@ -132,8 +87,6 @@ def _changed(config) -> None:
                 )
     if config["workload"] == "control" and (mode, config["sparsity"]["method"]) != ("none",) * 2:
         raise UserError("workload='control' takes agents as they are: no sparsity, no linearized")
-    if not isinstance(config["train"]["label_parts"], bool):
-        raise UserError("train.label_parts should be of type bool")
     if config["train"]["label_parts"] and config["data"]["noise"] != "symmetric":
         raise UserError(
             f"train.label_parts tells flipped labels from true ones: with data.noise="
@@ -147,22 +100,14 @@ def _changed(config) -> None:
 
 
 def _data(config) -> None:
-    _one_of(config, "data.augment", AUGMENT)
-    _one_of(config, "data.normalize", NORMALIZE)
     most = math.inf if config["workload"] == "regression" else 1
-    _number(config, "data.label_noise", 0, most, open_end=True)
+    Number(0, most, open_end=True).check("data.label_noise", config["data"]["label_noise"])
     human.check(config)
-    _whole(config, "data.validation", 1)
-    for field in ("data.train_size", "data.test_size"):
-        _whole(config, field, 0)
-    for field in ("data.noise_seed", "data.order_seed"):
-        _whole(config, field, -1, 2**32 - 1)
 
 
 def _model(config) -> None:
     from samop.models import MODELS
 
-    _one_of(config, "model.name", MODELS)
     model = MODELS[config["model"]["name"]]
     for field, default in model.fields.items():
         if field not in config["model"]:
@@ -176,10 +121,10 @@ def _model(config) -> None:
         if sizes in ((), []):
             raise UserError(f"model.{field}={sizes!r} should hold at least one size")
         if isinstance(default, float):
-            _number(config, f"model.{field}", 0, 1, open_end=True)
+            SHARE.check(f"model.{field}", sizes)
             continue
         if isinstance(default, str):
-            _one_of(config, f"model.{field}", model.words[field])
+            one_of(f"model.{field}", sizes, model.words[field])
             continue
         for size in sizes if isinstance(sizes, (tuple, list)) else (sizes,):
             if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -189,8 +134,6 @@ def _model(config) -> None:
 def _remat(config) -> None:
     from samop.models import MODELS
 
-    if not isinstance(config["train"]["remat"], bool):
-        raise UserError("train.remat should be of type bool")
     name, able = config["model"]["name"], [name for name in MODELS if MODELS[name].blocks]
     if config["train"]["remat"] and name not in able:
         raise UserError(
@@ -200,13 +143,6 @@ def _remat(config) -> None:
 
 
 def _base(config) -> None:
-    _one_of(config, "optimizer.base", BASES)
-    _one_of(config, "optimizer.schedule", SCHEDULES)
-    for field in ("lr", "weight_decay", "factor", "clip"):
-        _number(config, f"optimizer.{field}", 0, math.inf)
-    for field in ("momentum", "b1", "b2", "warmup"):
-        _number(config, f"optimizer.{field}", 0, 1, open_end=True)
-    _number(config, "optimizer.eps", 1e-30, math.inf)
     if config["optimizer"]["schedule"] == "rsqrt" and not config["optimizer"]["warmup"]:
         raise UserError("optimizer.schedule='rsqrt' begins at its warm-up: set optimizer.warmup")
     for share in config["optimizer"]["milestones"]:
@@ -220,21 +156,6 @@ def _base(config) -> None:
 def _perturbation(config) -> None:
     from samop.models import MODELS
 
-    _one_of(config, "optimizer.name", variants.VARIANTS)
-    _one_of(config, "optimizer.ascent", variants.ASCENTS)
-    _one_of(config, "optimizer.mask", variants.MASKS)
-    _one_of(config, "optimizer.rho_schedule", variants.RHO_SCHEDULES)
-    _one_of(config, "optimizer.m_by", variants.GROUPINGS)
-    for field in ("optimizer.rho", "optimizer.rho_end"):
-        _number(config, field, 0, math.inf)
-    _whole(config, "optimizer.ascent_steps", 1)
-    if config["optimizer"]["k"] != variants.UNSET:
-        _whole(config, "optimizer.k", 1)
-    for field, (low, high) in RANGES.items():
-        if config["optimizer"][field] != variants.UNSET:
-            _number(config, f"optimizer.{field}", low, high)
-    _number(config, "optimizer.start", 0, 1, open_end=True)
-    _number(config, "optimizer.end", 0, 1)
     fields = variants.resolved(config["optimizer"])
     if fields["ascent"] == "random" and fields["ascent_steps"] > 1:
         raise UserError(
@@ -257,7 +178,6 @@ def _perturbation(config) -> None:
 
 def _groups(config, fields) -> None:
     """m-SAM: what the size of groups, and computing them one after another, allow."""
-    _whole(config, "optimizer.m", 0)
     m, size = fields["m"], config["train"]["batch_size"]
     if m and size % m:
         raise UserError(f"optimizer.m={m} does not divide train.batch_size={size}")
@@ -280,11 +200,8 @@ def _groups(config, fields) -> None:
 
 
 def _precision(config) -> None:
-    for field in ("precision.params", "precision.compute"):
-        _one_of(config, field, DTYPES)
-    _one_of(config, "precision.second_pass", SECOND_PASSES)
-    _number(config, "precision.loss_scale", 0, math.inf)
     fields = config["precision"]
+    Number().check("precision.loss_scale", fields["loss_scale"])
     name = config["optimizer"]["name"]
     if 0 < fields["loss_scale"] < 1:
         raise UserError(f"precision.loss_scale={fields['loss_scale']} should be ≥ 1, or 0 for none")
@@ -312,9 +229,6 @@ def _curvature(config) -> None:
                 )
     if fields["every"] and not (*fields["what"], *fields["what_end"]):
         raise UserError("curvature.what=() measures nothing: name something, or unset every")
-    _whole(config, "curvature.examples", 0)
-    for field in ("k", "probes", "density_probes", "density_steps", "max_matvecs"):
-        _whole(config, f"curvature.{field}", 1)
     if fields["max_matvecs"] < fields["k"]:
         raise UserError(
             f"curvature.max_matvecs={fields['max_matvecs']} should be at least "
@@ -325,33 +239,3 @@ def _curvature(config) -> None:
             raise UserError(
                 f"curvature.orders={tuple(fields['orders'])} should hold whole numbers from 2 to 8"
             )
-    for field, least in (("rho", 1e-12), ("tol", 1e-6)):
-        _number(config, f"curvature.{field}", least, math.inf)
-
-
-def _one_of(config, field, allowed) -> None:
-    value = get(config, field)
-    if value not in allowed:
-        raise UserError(
-            f"{field}={value!r} is not allowed{nearest(str(value), allowed)}; "
-            f"allowed: {', '.join(allowed)}"
-        )
-
-
-def _number(config, field, low, high, open_end=False) -> None:
-    value = get(config, field)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    inside = number and math.isfinite(value) and low <= value <= high
-    inside = inside and not (open_end and value == high)
-    if not inside:
-        end = f"in [{low}, {high}{')' if open_end else ']'}" if high < math.inf else f"≥ {low}"
-        raise UserError(f"{field}={value!r} is not allowed: it should be a finite number {end}")
-
-
-def _whole(config, field, low, high=math.inf) -> None:
-    value = get(config, field)
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        end = f" and ≤ {high}" if high < math.inf else ""
-        raise UserError(
-            f"{field}={value!r} is not allowed: it should be a whole number ≥ {low}{end}"
-        )

