@@ -7,6 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samop import ascents as ascents
+    from samop import checkpoint as checkpoint
+    from samop import config as config
+    from samop import data as data
+    from samop import diagnostics as diagnostics
+    from samop import figures as figures
+    from samop import hessian as hessian
+    from samop import models as models
+    from samop import precision as precision
+    from samop import results as results
+    from samop import theory as theory
+    from samop import transforms as transforms
     from samop.diagnostics import diagnose as diagnose
     from samop.precision import loss_scaled as loss_scaled
     from samop.transforms import asam as asam
@@ -39,16 +51,18 @@ _NAMES = {
 }
 _MODULES = (
     "ascents", "checkpoint", "config", "data", "diagnostics", "figures", "hessian", "models",
-    "precision", "results", "transforms",
+    "precision", "results", "theory", "transforms",
 )  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"samop.{name}")
-    raise AttributeError(f"module 'samop' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to which every name would be one
+
+    def __getattr__(name: str) -> Any:
+        if name in _NAMES:
+            return getattr(importlib.import_module(_NAMES[name]), name)
+        if name in _MODULES:
+            return importlib.import_module(f"samop.{name}")
+        raise AttributeError(f"module 'samop' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -30,7 +30,12 @@ class Ascent(NamedTuple):
 
 
 def stateless(rule: Callable[[PyTree, PyTree, jax.typing.ArrayLike], PyTree]) -> Ascent:
-    """An Ascent from `rule(grads, params, rho) -> epsilon`."""
+    """An Ascent without memory.
+
+    Args:
+      rule: `rule(grads, params, rho) -> epsilon`, pytrees of one structure and a scalar; zero
+        gradients should give a zero ε.
+    """
     return Ascent(
         init=lambda params: (),
         perturb=lambda grads, state, params, rho: (rule(grads, params, rho), state),
@@ -79,6 +84,9 @@ def adaptive(
 
 def sign(eta: jax.typing.ArrayLike | None = None) -> Ascent:
     """ε = ρ T sign(g), the steepest step in the ℓ∞ ball; T as in `adaptive` where η is given.
+
+    Args:
+      eta: η ≥ 0 of T; None: without T.
 
     Source: arXiv 2306.04226 and the code of its authors.
     """
@@ -146,6 +154,10 @@ def friendly(sigma: jax.typing.ArrayLike = 1.0, lam: jax.typing.ArrayLike = 0.9)
 
     At the first step d = m = g, as in the authors' code. State: 1 after that (a float, so that a
     step which loss scaling undoes stays undone), and m, float32 [params].
+
+    Args:
+      sigma: σ, share of the mean gradient m that is taken out.
+      lam: λ in [0, 1], how slowly m moves.
     """
 
     def perturb(grads, state, params, rho):
@@ -161,7 +173,11 @@ def friendly(sigma: jax.typing.ArrayLike = 1.0, lam: jax.typing.ArrayLike = 0.9)
 
 
 def smoothed(theta: jax.typing.ArrayLike = 0.4) -> Ascent:
-    """d ← (1−θ)d + θg from d = 0, ε = ρ d/‖d‖: VASSO (arXiv 2509.02433). State: d [params]."""
+    """d ← (1−θ)d + θg from d = 0, ε = ρ d/‖d‖: VASSO (arXiv 2509.02433). State: d [params].
+
+    Args:
+      theta: θ in (0, 1], weight of the newest gradient; 1 is SAM.
+    """
 
     def perturb(grads, direction, params, rho):
         direction = trees.mix(1 - theta, direction, theta, grads)
@@ -203,7 +219,11 @@ def masked(ascent: Ascent, mask: Mask) -> Ascent:
 
 
 def where(predicate: Callable[[tuple[str, ...], jax.Array], bool]) -> Callable[[PyTree], PyTree]:
-    """A mask from `predicate(path, leaf)`, path like ("Dense_0", "kernel")."""
+    """A mask for transforms' argument `mask`.
+
+    Args:
+      predicate: `predicate(path, leaf) -> bool`, path like ("Dense_0", "kernel"); True: perturbed.
+    """
     return lambda params: trees.where(predicate, params)
 
 
@@ -231,6 +251,10 @@ def with_decay(ascent: Ascent, weight_decay: jax.typing.ArrayLike) -> Ascent:
     """Lets L2 decay take part in the ascent direction: the rule sees g + λw instead of g.
 
     The paper (arXiv 2311.17539) does not: there decay is added to the SAM gradient alone.
+
+    Args:
+      ascent: the rule.
+      weight_decay: λ.
     """
 
     def perturb(grads, state, params, rho):

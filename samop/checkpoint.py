@@ -84,6 +84,13 @@ def save(path: Path, tree: PyTree) -> None:
     """Writes a pytree of arrays to the folder `path`, which appears whole or not at all.
 
     This process alone writes, and has all of every array.
+
+    Args:
+      path: a folder that is not there yet, or is replaced.
+      tree: arrays of any shapes.
+
+    Raises:
+      OSError: it cannot be written, a full disk for instance.
     """
     temporary = _begun(path)
     with _writing(temporary):
@@ -204,7 +211,15 @@ def restore_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def restore_host(path: Path, template: PyTree) -> PyTree:
-    """The pytree saved at `path` as NumPy arrays, with the template's structure."""
+    """The pytree saved at `path` as NumPy arrays, with the template's structure.
+
+    Args:
+      path: folder of one checkpoint.
+      template: shapes and types of its leaves, arrays or `jax.ShapeDtypeStruct`s.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
     arrays, named = restore_arrays(path), _named(template)
     leaves = [arrays.get(name, np.zeros(x.shape, x.dtype)) for name, x in named.items()]
     return jax.tree.unflatten(jax.tree.structure(template), leaves)

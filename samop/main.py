@@ -4,9 +4,13 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from samop import stopping
 from samop.errors import UserError
+
+if TYPE_CHECKING:
+    from samop import cli
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
 
 
-def set_up(request) -> None:
+def set_up(request: "cli.Request") -> None:
     """Logging, other processes, devices and compilation cache; before jax computes anything."""
     import jax
     from absl import flags, logging
@@ -72,7 +76,7 @@ def set_up(request) -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
-def execute(request) -> int:
+def execute(request: "cli.Request") -> int:
     """Plans, trains and reports; of several processes the first one speaks."""
     from samop import plans, processes, sweep
 

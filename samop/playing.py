@@ -14,7 +14,7 @@ evaluation are sampled by the same keys in all runs. A budget in gradient evalua
 games played, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,7 @@ from samop.workloads import Workload
 from samop.worlds import Arena
 
 PyTree = Any
+Act = Callable[[jax.Array], PyTree]  # frames → outputs of the policy
 EVALUATION_SEED = 20213  # a constant: how evaluation games begin never varies
 
 
@@ -52,7 +53,9 @@ class Play(NamedTuple):
     ended: jax.Array
 
 
-def actor(workload: Workload, model_state: PyTree, dtype: Any):
+def actor(
+    workload: Workload, model_state: PyTree, dtype: Any
+) -> Callable[[PyTree, jax.Array], PyTree]:
     """`act(params, frames) -> outputs`, computed as a training step computes them."""
 
     def act(params, frames):
@@ -72,7 +75,7 @@ def begin(arena: Arena, handle: PyTree, key: jax.Array) -> Play:
 
 
 def rollout(
-    arena: Arena, play: Play, act, horizon: int, clip_rewards: bool, key: jax.Array
+    arena: Arena, play: Play, act: Act, horizon: int, clip_rewards: bool, key: jax.Array
 ) -> tuple[Play, dict[str, jax.Array], jax.Array]:
     """Goes on with the games for some steps.
 
@@ -115,7 +118,7 @@ def rollout(
     return play, seen, act(play.frame)["value"]
 
 
-def evaluate(arena: Arena, handle: PyTree, act, limit: int, greedy: bool) -> jax.Array:
+def evaluate(arena: Arena, handle: PyTree, act: Act, limit: int, greedy: bool) -> jax.Array:
     """Returns of whole games, [games]; a game that is not over after `limit` steps counts as it is.
 
     Args:

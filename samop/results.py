@@ -79,7 +79,11 @@ class Completeness(NamedTuple):
 
 
 def completeness(runs: pd.DataFrame) -> Completeness:
-    """Which points of a table of `load(…, allow_incomplete=True)` are in which state."""
+    """Which points are in which state.
+
+    Args:
+      runs: table of `load(…, allow_incomplete=True)`.
+    """
     return Completeness(
         **{s: tuple(runs.loc[runs["status"] == s, "point"]) for s in Completeness._fields}
     )

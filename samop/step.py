@@ -1,6 +1,6 @@
 """One training step and the measurement of its perturbation: pure functions of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +126,7 @@ def loss_function(
     dtype: Any,
     scale: Any = None,
     axes: Mapping[str, str] = {},
-):
+) -> Callable[[PyTree, PyTree], tuple[jax.Array, PyTree]]:
     """`loss(params, {"batch", "key"}) -> (scale · mean loss, (mean metrics, model_state))`.
 
     Args:

@@ -6,6 +6,7 @@ a program of its own.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,11 @@ class Watch:
     """
 
     def __init__(
-        self, ready: "Ready", workdir: Path, inputs: tuple[PyTree, ...], check=lambda: None
+        self,
+        ready: "Ready",
+        workdir: Path,
+        inputs: tuple[PyTree, ...],
+        check: Callable[[], None] = lambda: None,
     ):
         self._ready, self._inputs, self._check = ready, inputs, check
         self._config = ready.group.points[0]

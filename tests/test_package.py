@@ -103,6 +103,52 @@ def test_an_installed_samop_finds_its_configs_anywhere(python, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# A user's program; what others' packages say of themselves is left out, which takes a minute.
+PROGRAM = """
+from pathlib import Path
+
+import optax
+
+import samop
+from samop import hessian
+
+def loss_fn(params: object, batch: object) -> float:
+    return 0.0
+
+tx = samop.sam(optax.sgd(0.1), rho=0.05, groups=2)
+grads = samop.sam_gradient(loss_fn, m=4)
+eigenvalues: samop.hessian.Eigenvalues = hessian.top_eigenvalues(loss_fn, {}, {}, k=2, key=0)
+sure: bool = eigenvalues.converged
+error: float = hessian.trace(loss_fn, {}, {}, key=0).std_error
+network: dict[str, object] = samop.checkpoint.load("runs/digits_width/points/a")
+runs = samop.results.load("runs/digits_width", allow_incomplete=True)
+paths: list[Path] = samop.figures.save(samop.figures.width_gap(runs), "figures/width_gap")
+"""
+WRONG = {  # a line of such a program, and what should be said of it
+    "samop.sam(optax.sgd(0.1), radius=0.05)": 'Unexpected keyword argument "radius" for "sam"',
+    "samop.sma": 'Module has no attribute "sma"',
+    "eigenvalues.value": '"Eigenvalues" has no attribute "value"; maybe "values"',
+    'samop.results.load("a", every=3)': 'Argument "every" to "load" has incompatible type "int"',
+    "hessian.trace(loss_fn, {}, {})": 'Missing named argument "key" for "trace"',
+}
+
+
+def test_a_users_program_is_checked_against_the_installed_types(python, tmp_path):
+    others = ("absl", "flax", "jax", "matfree", "matplotlib", "ml_collections", "numpy", "optax",
+              "orbax", "pandas", "scipy")  # fmt: skip
+    skipped = "".join(f"[mypy-{name},{name}.*]\nfollow_imports = skip\n" for name in others)
+    (tmp_path / "mypy.ini").write_text(f"[mypy]\nignore_missing_imports = True\n{skipped}")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM + "\n".join(WRONG) + "\n")
+    words = ("--config-file=mypy.ini", f"--python-executable={python}", "program.py")
+    done = run(sys.executable, "-m", "mypy", *words, cwd=tmp_path)
+    first = PROGRAM.count("\n") + 1
+    said = re.findall(r"^program.py:(\d+): error: (.*)", done.stdout, re.M)
+    assert [int(line) for line, _ in said] == [first + i for i in range(len(WRONG))], done.stdout
+    for (_, text), words in zip(said, WRONG.values(), strict=True):
+        assert words in text
+
+
 def test_a_checkout_has_its_own_configs():
     assert shipped.folder() == ROOT / "configs"
     assert {f"{name}.py" for name in shipped.names()} == CONFIGS

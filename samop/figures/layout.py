@@ -60,7 +60,15 @@ class Heading(NamedTuple):
 def save(figure: Figure, path_stem: str | Path) -> list[Path]:
     """Writes path_stem.png and path_stem.pdf, fonts embedded, no dates: same figure, same bytes.
 
-    Each file is replaced as a whole. Returns the two paths; missing folders are made.
+    Args:
+      figure: of one of this package's functions, or any other of matplotlib.
+      path_stem: folder and name, without an ending; missing folders are made.
+
+    Returns:
+      The two paths. Each file is replaced as a whole.
+
+    Raises:
+      OSError: they cannot be written.
     """
     # Its log of every glyph would reach the terminal, since absl opens the root logger.
     logging.getLogger("fontTools").setLevel(logging.WARNING)

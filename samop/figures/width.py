@@ -94,7 +94,12 @@ def width_gap(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
 def accuracy(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
     """The test metric of base and SAM, ρ chosen on validation, against the number of parameters.
 
-    One panel per condition; several variants share it. Arguments as for `width_gap`.
+    One panel per condition; several variants share it. Accuracies are in %, other metrics as
+    recorded.
+
+    Args:
+      runs: table of `samop.results.load`.
+      epoch: "last", or "best" on validation.
 
     Raises:
       UserError: no run is finished.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
+Blocks = tuple[jax.Array, ...]  # a basis: rows [n, P] of each
 BLOCK_BYTES = 2**28  # a basis larger than this is kept in blocks
 BLOCK = 8  # rows of one
 
@@ -38,12 +39,12 @@ def zeros(rows: int, size: int, dtype: Any) -> tuple[jax.Array, ...]:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def put(block, v, i):
+def put(block: jax.Array, v: jax.Array, i: jax.Array | int) -> jax.Array:
     """The block with v as its row i."""
     return jax.lax.dynamic_update_index_in_dim(block, v, i, 0)
 
 
-def sweep(blocks, w, j):
+def sweep(blocks: Blocks, w: jax.Array, j: jax.Array | int) -> tuple[jax.Array, jax.Array]:
     """w minus its part in rows 0 … j of a basis, and that part [rows]."""
     parts, begin = [], 0
     for block in blocks:
@@ -61,7 +62,7 @@ def sweep(blocks, w, j):
     return w, jnp.concatenate(parts)
 
 
-def orthogonal(blocks, v, j):
+def orthogonal(blocks: Blocks, v: jax.Array, j: jax.Array | int) -> jax.Array:
     """The unit vector along v orthogonal to rows 0 … j; zeros where nothing is left."""
     start = jnp.linalg.norm(v)
     for _ in range(2):
@@ -71,7 +72,7 @@ def orthogonal(blocks, v, j):
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def rotate(blocks, coefficients):
+def rotate(blocks: Blocks, coefficients: jax.Array) -> Blocks:
     """Rows [m, P] ← coefficients.T @ rows, in place, some columns at a time."""
     size = blocks[0].shape[1]
     width = min(size, 4096)
@@ -93,7 +94,8 @@ def rotate(blocks, coefficients):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def first_rows(blocks, k):
+def first_rows(blocks: Blocks, k: int) -> jax.Array:
+    """The first k vectors of a basis, [k, P]."""
     return jnp.concatenate(blocks)[:k]
 
 
@@ -102,7 +104,8 @@ def unit(v: jax.Array) -> jax.Array:
     return inverse(jnp.linalg.norm(v)) * v
 
 
-def inverse(length):
+def inverse(length: jax.Array) -> jax.Array:
+    """1/length, and 0 for 0."""
     return jnp.where(length > 0, 1 / jnp.where(length > 0, length, 1), 0)
 
 

@@ -1,6 +1,7 @@
 """A number that was estimated from random vectors, with what it may be wrong by."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,7 +35,9 @@ def mean(samples: np.ndarray, num_matvecs: int, method: str, offset: float = 0.0
     return Estimate(offset + float(np.mean(samples)), spread, n, num_matvecs, method)
 
 
-def jackknife(function, samples: np.ndarray, num_matvecs: int, method: str) -> Estimate:
+def jackknife(
+    function: Callable[[Any], Any], samples: np.ndarray, num_matvecs: int, method: str
+) -> Estimate:
     """A smooth function of the mean of samples [n, ...], bias-corrected, by leaving one out."""
     n = len(samples)
     whole = float(function(samples.mean(0)))
@@ -46,7 +49,7 @@ def jackknife(function, samples: np.ndarray, num_matvecs: int, method: str) -> E
     return Estimate(float(value), float(error), n, num_matvecs, method)
 
 
-def finite(values, what: str) -> np.ndarray:
+def finite(values: Any, what: str) -> np.ndarray:
     """The values as float64; raises UserError where one is not finite."""
     values = np.asarray(jax.device_get(values), float)
     if not np.all(np.isfinite(values)):

@@ -138,7 +138,9 @@ def outer(model_fn: Callable, dtype: Any) -> Callable[[Any, PyTree], PyTree]:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def kernels(kind: Kind, dtype: Any, sub: PyTree, rest: PyTree, items: tuple[Items, ...]):
+def kernels(
+    kind: Kind, dtype: Any, sub: PyTree, rest: PyTree, items: tuple[Items, ...]
+) -> tuple[tuple[jax.Array, jax.Array], ...]:
     """For each of the items (K_i, C_i), both [chunks, chunk, outputs, outputs]."""
 
     model_fn = kind.model_fn

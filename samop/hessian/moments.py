@@ -65,9 +65,17 @@ class Moments(NamedTuple):
 
 
 class Terms:
-    """Polynomials of the single Hessians, as operators. See `of_loss` and `of_ggn`."""
+    """Polynomials of the single Hessians or Gauss–Newton matrices, as operators."""
 
-    def __init__(self, kind: Kind, params: PyTree, batches: Any, per, chunk, options):
+    def __init__(
+        self,
+        kind: Kind,
+        params: PyTree,
+        batches: Any,
+        per: str,
+        chunk: int | str,
+        options: dict[str, Any],
+    ):
         self._how = make_options(options)
         self._kind = kind
         self._sub, self._rest = split(params, self._how)
@@ -147,7 +155,18 @@ def moment_vp(
     coefficients: Sequence[float],
     **options: Any,
 ) -> PyTree:
-    """One product with a `moment_operator`; v a pytree like `params`, None where `where` is not."""
+    """One product with a `moment_operator`; build that for more than one.
+
+    Args:
+      loss_fn, params, batches, coefficients, options: as for `moment_operator`.
+      v: a pytree like `params`, None where `where` is not.
+
+    Returns:
+      A pytree like v.
+
+    Raises:
+      UserError: as `moment_operator`.
+    """
     return moment_operator(loss_fn, params, batches, coefficients, **options)(v)
 
 
@@ -184,6 +203,9 @@ def hessian_moments(
       chunk: terms at a time; "auto": what 64 MiB hold.
       **options: see `samop.hessian.Options`.
 
+    Returns:
+      See `Moments`; its roots s_k, k of `orders`, are in units of the Hessian's eigenvalues.
+
     Raises:
       UserError: impossible arguments, or a product that is not finite.
     """
@@ -213,8 +235,18 @@ def ggn_moments(
     Through the kernels K_i = J_iJ_iᵀ of single terms, once, a product with any M_k then costs one
     with the mean matrix. With squared loss and a scalar output G_i = g_ig_iᵀ at interpolation,
     and these are the moments of the theory. The kernels take outputs² numbers a term, and making
-    them the Jacobian of one term, outputs × parameters: for few outputs. Arguments as for `ggn`
-    and `hessian_moments`.
+    them the Jacobian of one term, outputs × parameters: for few outputs.
+
+    Args:
+      model_fn, criterion: as for `ggn`.
+      params, batches, key, orders, eta, rho, per, tol, max_matvecs, chunk, options: as for
+        `hessian_moments`.
+
+    Returns:
+      See `Moments`.
+
+    Raises:
+      UserError: as `hessian_moments`.
     """
     kind = Kind(model_fn, criterion)
     made = Terms(kind, params, batches, per, chunk, options)

@@ -125,7 +125,17 @@ def ggn(
     """The generalised Gauss–Newton matrix of the mean loss over `batches`; see `ggn_vp`.
 
     For cross-entropy and other exponential families it is the Fisher information matrix.
-    Arguments as for `hessian`.
+
+    Args:
+      model_fn: `model_fn(params, batch) -> outputs`, a pytree of arrays.
+      criterion: `criterion(outputs, batch) -> scalar`, the mean loss over the batch.
+      params, batches, options: as for `hessian`.
+
+    Returns:
+      An operator: `op(v)` is a product, and every measure takes one in place of loss and batches.
+
+    Raises:
+      UserError: as `hessian`.
     """
     return _operator(Kind(model_fn, criterion), params, batches, options)
 

@@ -164,10 +164,19 @@ def sharpness(
     """Worst-case, average and Hessian sharpness, in one record.
 
     Args:
+      loss_fn, params, batches, rho, rho_adaptive, m, norm, steps, num_draws, options: as for
+        `sharpness_at_radius`.
+      key: of all random vectors.
       num_samples: products for each trace.
       tol, max_matvecs: see `top_eigenvalues`.
       layers: also each layer's λ_max; leaves with a common parent are a layer.
-      The others: see `sharpness_at_radius`.
+
+    Returns:
+      See `Sharpness`; `converged` says whether all eigenvalues in it did.
+
+    Raises:
+      UserError: impossible arguments, a stream in place of examples in memory, or a product that
+        is not finite.
     """
     op = hessian(loss_fn, params, batches, **options)
     keys = jax.random.split(key, 6)
@@ -213,6 +222,12 @@ def normalized_logits(logits: jax.Array) -> jax.Array:
     """Logits [..., classes], centred and divided by their ℓ2 norm, for the normalised measures.
 
     A network can shrink its loss's curvature by growing its logits; these do not grow.
+
+    Args:
+      logits: [..., classes], floating point.
+
+    Returns:
+      [..., classes]; logits that are all equal stay zeros.
     """
     centred = logits - jnp.mean(logits, -1, keepdims=True)
     length = jnp.linalg.norm(centred, axis=-1, keepdims=True)

@@ -71,7 +71,16 @@ def frobenius_norm(
 ) -> Estimate:
     """‖H‖_F, the root of E‖Hz‖² over random signs z; bias and error by the jackknife.
 
-    Arguments as for `trace`.
+    Args:
+      loss_fn, params, batches, options: as for `trace`.
+      key: of the random vectors.
+      num_samples: products, ≥ 1; one gives no standard error.
+
+    Returns:
+      See `Estimate`; in units of the eigenvalues.
+
+    Raises:
+      UserError: impossible arguments, or a product that is not finite.
     """
     op = operator_of(loss_fn, params, batches, options)
     at_least("num_samples", num_samples, 1)

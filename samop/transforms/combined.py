@@ -10,6 +10,7 @@ from samop import ascents, trees
 from samop.ascents import TINY
 from samop.transforms.core import (
     Active,
+    PyTree,
     Rho,
     Rule,
     SamTransformation,
@@ -254,7 +255,7 @@ def stablesam(
     )
 
 
-def orthogonal(x, y):
+def orthogonal(x: PyTree, y: PyTree) -> PyTree:
     """The part of x that is orthogonal to y, over all leaves together; x where y is zero."""
     size = trees.norm(y)
     # Neither y/‖y‖², the square of a small norm being no float32 any more, nor n(y), whose guard

@@ -169,7 +169,9 @@ def radius(rho: Rho, count: jax.Array) -> jax.typing.ArrayLike:
     return rho(count) if callable(rho) else rho
 
 
-def with_perturbation(init: Callable, update: Callable, perturbation: Callable):
+def with_perturbation(
+    init: Callable, update: Callable, perturbation: Callable
+) -> SamTransformation:
     """A SamTransformation from its three functions."""
     tx = SamTransformation(init, update)
     tx.perturbation = perturbation
@@ -195,7 +197,9 @@ def check_rho(rho: Rho) -> None:
         check_number("rho", rho, "the radius is a finite number ≥ 0")
 
 
-def check_number(name: str, value: Any, what: str, low: float = 0.0, high: float = math.inf):
+def check_number(
+    name: str, value: Any, what: str, low: float = 0.0, high: float = math.inf
+) -> None:
     """Refuses a concrete value outside [low, high]; traced values pass."""
     if isinstance(value, jax.core.Tracer):
         return

@@ -1,7 +1,7 @@
 """What all workloads on arrays of examples share: data, network, its initial and running state."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,7 +37,9 @@ def load(config: Mapping[str, Any]) -> tuple[data.Dataset, data.Splits]:
     return human.relabelled(dataset, splits, noise, people, named)
 
 
-def network(config: Mapping[str, Any], example: Any, outputs: int, **sizes: int):
+def network(
+    config: Mapping[str, Any], example: Any, outputs: int, **sizes: int
+) -> tuple[Callable, Callable]:
     """`init` and `apply` of a Workload for the config's network.
 
     The names of mapped axes that `apply` is given go to the module's attributes that are called so;
