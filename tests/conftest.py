@@ -23,3 +23,17 @@ def x64():
     """Runs a test in double precision."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="module")
+def unoptimized():
+    """Compiles without XLA's optimisations, in commands that a test starts too.
+
+    For modules that are about who trains what and when: small networks compile for long and run a
+    moment. What is equal to the last bit is equal under either.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)

@@ -17,6 +17,8 @@ from small import small_plan
 from samop import claims, groups, loop, plans, records, sweep
 from samop.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ROOT = Path(__file__).parent.parent
 LONG = 60.0
 

@@ -15,6 +15,8 @@ from samop import config as configs
 from samop.data import __main__ as data_command
 from samop.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "configs" / "digits_width.py")
 CIFAR = str(ROOT / "configs" / "cifar_width.py")
@@ -232,15 +234,15 @@ def test_help_explains(capsys):
         assert word in out
 
 
-def test_a_whole_command(tmp_path):
-    """Dry run, run, run again, replay of one record: as a user, in processes of their own."""
+def test_a_whole_command(tmp_path, capsys):
+    """Dry run, run, run again, replay of one record; what trains in processes of their own."""
     config = f"--config={DIGITS}:smoke"
     fields = ["--config.train.epochs=2", "--config.sweep.seeds=2", "--config.model.hidden=(4,4)"]
     work = f"--workdir={tmp_path / 'w'}"
-    dry = samop(config, *fields, work, "--dry_run")
-    assert dry.returncode == 0, dry.stderr
-    assert "8 runs, 0 of them done" in dry.stdout
-    assert "4-4: 330" in dry.stdout
+    assert main.main([config, *fields, work, "--dry_run"]) == 0
+    dry = capsys.readouterr().out
+    assert "8 runs, 0 of them done" in dry
+    assert "4-4: 330" in dry
     assert not (tmp_path / "w").exists()
     first = samop(config, *fields, work)
     assert first.returncode == 0, first.stderr
@@ -249,9 +251,10 @@ def test_a_whole_command(tmp_path):
         assert (tmp_path / "w" / file).stat().st_size > 500
         assert file in first.stdout
     results = (tmp_path / "w" / "results.csv").read_bytes()
-    again = samop(config, *fields, work)
-    assert "8 runs, 8 of them done" in again.stdout
-    assert "everything is done" in again.stdout
+    assert main.main([config, *fields, work]) == 0
+    again = capsys.readouterr().out
+    assert "8 runs, 8 of them done" in again
+    assert "everything is done" in again
     assert (tmp_path / "w" / "results.csv").read_bytes() == results
 
     record = next((tmp_path / "w" / "points").glob("*sam*"))

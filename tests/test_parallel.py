@@ -21,6 +21,8 @@ from samop.meanings import PARALLEL
 from samop.models import MLP
 from samop.validation import validate
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 TEN_STEPS = {"train__epochs": 1, "data__train_size": 160, "train__batch_size": 16}
 WAYS = {"train__statistics": "replica", "model__norm": "batch", "parallel": "shard_map"}
 BENCHMARKS = Path(__file__).parent.parent / "experiments" / "benchmarks"
@@ -73,14 +75,6 @@ def test_every_case_is_tested(equality):
     assert tuple(equality.CASES) == NAMES
 
 
-@pytest.fixture
-def quickly():
-    """Small networks run a moment and compile for long: XLA may leave its optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.mark.parametrize(
     ("parallel", "devices", "case"),
     [
@@ -88,7 +82,7 @@ def quickly():
         for each in EVERY
     ],
 )
-def test_one_device_is_several(equality, parallel, devices, case, x64, quickly):
+def test_one_device_is_several(equality, parallel, devices, case, x64):
     assert equality.difference(case, parallel, devices) < 1e-9
 
 

@@ -17,6 +17,8 @@ import pytest
 from samop import checkpoint, processes, records, stopping
 from samop.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 CONFIG = Path(__file__).parent / "processes_config.py"
 LONG = "epochs=3000"  # a minute or so: it is stopped before
 
