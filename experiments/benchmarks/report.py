@@ -3,15 +3,17 @@
 python experiments/benchmarks/report.py --runs=1000
 
 The folder holds what a sweep leaves: {SGD, SAM × 4 ρ} × 5 widths × clean and noisy labels, seeds as
-needed, rows of `--epochs` epochs whose values are made up. Nothing is trained. The seconds of each
-part are the median of `--repeats` calls in one process; `whole command` is `python -m
-samop.report` with its start. The last line is the size of the page.
+needed, rows of `--epochs` epochs whose values are made up. Nothing is trained. Wall and processor
+seconds, each the median of `--repeats` calls; `whole command` is `python -m samop.report` with its
+start. Little of it runs on two cores at a time: where nothing else runs, both are about the same.
+The last line is the size of the page.
 """
 
 import argparse
 import contextlib
 import copy
 import hashlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -81,14 +83,20 @@ def _run(root: Path, seed: int, hidden: int, noise: float, rho: float, epochs: i
     return name
 
 
-def seconds(call: Callable[[], Any], repeats: int) -> float:
-    """Median wall time of a call."""
+def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Median wall and processor time of a call, its subprocesses included."""
     times = []
     for _ in range(repeats):
-        begin = time.perf_counter()
+        wall, cpu = time.perf_counter(), _processor()
         call()
-        times.append(time.perf_counter() - begin)
-    return statistics.median(times)
+        times.append((time.perf_counter() - wall, _processor() - cpu))
+    walls, cpus = zip(*times)
+    return statistics.median(walls), statistics.median(cpus)
+
+
+def _processor() -> float:
+    used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(each.ru_utime + each.ru_stime for each in used)
 
 
 def main() -> None:
@@ -105,8 +113,8 @@ def main() -> None:
         _print(measure(root, options.repeats), root)
 
 
-def measure(root: Path, repeats: int) -> dict[str, float]:
-    """Seconds by what was timed."""
+def measure(root: Path, repeats: int) -> dict[str, tuple[float, float]]:
+    """Wall and processor seconds by what was timed."""
     from samop import report, results
 
     command = [sys.executable, "-m", "samop.report", f"--workdir={root}"]
@@ -119,10 +127,11 @@ def measure(root: Path, repeats: int) -> dict[str, float]:
     }
 
 
-def _print(times: dict[str, float], root: Path) -> None:
-    print(f"| {len(list((root / 'points').iterdir())):,} runs | seconds |\n|---|---|")
-    for what, value in times.items():
-        print(f"| {what} | {value:.1f} |")
+def _print(times: dict[str, tuple[float, float]], root: Path) -> None:
+    runs = len(list((root / "points").iterdir()))
+    print(f"| {runs:,} runs | seconds | of a processor |\n|---|---|---|")
+    for what, (wall, cpu) in times.items():
+        print(f"| {what} | {wall:.1f} | {cpu:.1f} |")
     page = root / "report.html"
     print(f"\nreport.html: {page.stat().st_size / 1e6:.2f} MB")
 
