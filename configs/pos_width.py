@@ -24,8 +24,8 @@ on turkish_web (experiments/baselines/tagging.py says how).
 `cpu` is a sweep of our own on 4,000 sentences of brown for two cores: sizes 16, 32 and 64, two
 layers of 4 heads, dropout .1, a rate of .005 that falls linearly to 0, 12 epochs, 8 rows of 64
 tokens a step (longer sentences are cut there), ρ of .005 and .02; 2,000 sentences each validate and
-test. Each word's most frequent tag gives 84.6 % there; the README has what networks reach. All of
-brown, with
+test. Each word's most frequent tag gives 84.6 % there; experiments/workloads.md has what networks
+reach. All of brown, with
 --config.data.train_size=0 --config.data.validation=3000 --config.data.test_size=0
 --config.train.batch_size=16 --config.optimizer.lr=.004 --config.optimizer.name=base after
 :cpu,width=64,epochs=3,seeds=1: AdamW 94.7 %.

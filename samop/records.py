@@ -95,7 +95,7 @@ def write_atomic(path: Path, text: str, sync: bool = True) -> None:
     """
     # Processes of different machines, or containers, may have the same number.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    with open(temporary, "w") as file:
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
         file.write(text)
         if sync:
             file.flush()

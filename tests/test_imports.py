@@ -1,6 +1,7 @@
 """Who may import whom; what must not be loaded before it is used."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +163,11 @@ def test_public_names():
     assert samop.models.MODELS
     with pytest.raises(AttributeError, match="no attribute 'sma'"):
         _ = samop.sma
+
+
+def test_the_map_of_the_package_has_every_module():
+    text = (PACKAGE / "README.md").read_text()
+    named = set(re.findall(r"`([a-z_]+)", text))
+    modules = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    modules |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert modules - named == set()
