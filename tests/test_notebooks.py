@@ -108,6 +108,7 @@ def test_a_notebook_is_stripped_and_whole(name):
     raw = json.loads(text)
     notebook = nbformat.reads(text, as_version=4)
     nbformat.validate(notebook)
+    assert text.rstrip("\n") == nbformat.writes(notebook).rstrip("\n")  # a line of code, a line
     assert raw["metadata"]["kernelspec"]["name"] == "python3"
     assert set(raw["metadata"]) == {"kernelspec", "language_info"}
     ids = [cell["id"] for cell in raw["cells"]]
