@@ -33,7 +33,7 @@ def run(*words, cwd, **env):
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | env,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -73,8 +73,8 @@ def test_the_wheel_holds_the_package_its_types_and_every_config(built):
         names = set(wheel.namelist())
         metadata = wheel.read(f"samop-{samop.__version__}.dist-info/METADATA").decode()
     assert names >= {f"samop/configs/{name}" for name in CONFIGS}
-    modules = {str(f.relative_to(ROOT)) for f in (ROOT / "samop").rglob("*.py")}
-    assert names >= modules | {"samop/py.typed"}
+    files = [f for f in (ROOT / "samop").rglob("*") if f.is_file() and f.suffix != ".pyc"]
+    assert names >= {str(f.relative_to(ROOT)) for f in files} | {"samop/py.typed"}
     tops = {name.partition("/")[0] for name in names}
     assert tops == {"samop", f"samop-{samop.__version__}.dist-info"}
     assert "Classifier: Typing :: Typed" in metadata
@@ -127,7 +127,7 @@ paths: list[Path] = samop.figures.save(samop.figures.width_gap(runs), "figures/w
 WRONG = {  # a line of such a program, and what should be said of it
     "samop.sam(optax.sgd(0.1), radius=0.05)": 'Unexpected keyword argument "radius" for "sam"',
     "samop.sma": 'Module has no attribute "sma"',
-    "eigenvalues.value": '"Eigenvalues" has no attribute "value"; maybe "values"',
+    "eigenvalues.value": '"Eigenvalues" has no attribute "value"',
     'samop.results.load("a", every=3)': 'Argument "every" to "load" has incompatible type "int"',
     "hessian.trace(loss_fn, {}, {})": 'Missing named argument "key" for "trace"',
 }
