@@ -86,7 +86,8 @@ def smaller(command):
     return " ".join([command, *added[:1]])
 
 
-def test_the_fences_are_executed(tmp_path):
+@pytest.mark.slow
+def test_readme_commands_are_executed(tmp_path):
     """One after another, in a folder with what a checkout has."""
     for folder in ("configs", "experiments"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
