@@ -1,10 +1,13 @@
 """python -m samop.report --workdir=DIR --follow: a sweep while it runs, here and as a page. No jax.
 
-Only reads what the sweep writes; of its own it writes report.html, as a whole each time. Works too
-where no sweep has begun yet, and on one that another machine trains in a shared folder.
+While the sweep runs it reads what that writes, and itself writes report.html alone, as a whole each
+time. At the sweep's end it writes the whole report, files beside the page too, one after the other
+with the command that trained. Works too where no sweep has begun yet, and on one that another
+machine trains in a shared folder.
 """
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,10 @@ from samop.wording import decimals, with_interval
 
 SHARE = 0.2  # of one core that looking may take: then the pauses grow
 MOST_ROWS = 24  # of the table of gains, in a terminal
+
+
+class Unwritable(UserError):
+    """The page cannot be written: looking again would not help."""
 
 
 def follow(
@@ -54,12 +61,11 @@ def follow(
                 elif line := watch.news():
                     console.print(line, highlight=False, soft_wrap=True)
                 sleep(watch.pause)
+        # The command that trained may be writing the same files now.
+        with claims.hold(watch.root, "report", watch.claim_seconds, "reports"):
+            console.out(report.write(watch.root), end="", highlight=False)
     except KeyboardInterrupt:
         console.print(watch.left(), highlight=False, soft_wrap=True)
-        return 0
-    # The command that trained may be writing the same files now.
-    with claims.hold(watch.root, "report", watch.claim_seconds, "reports"):
-        console.out(report.write(watch.root), end="", highlight=False)
     return 0
 
 
@@ -93,7 +99,7 @@ class Watch:
             return True
         if self._first is None:
             self._first = (begin, self.state.share)
-        if self.state != before:
+        if self.state != before or self._trouble:
             self._update()
         self.pause = max(self._seconds, (time.monotonic() - begin) * (1 / SHARE - 1))
         return False
@@ -102,27 +108,27 @@ class Watch:
         """The table of gains and the page, from what is finished."""
         try:
             found = report.material(self.root)
-            self._trouble = ""
+            self._page, self._table = found, _gains(found)
+            # Nothing that was read before the end should replace the page of the whole.
+            if not self._whole_by_now():
+                when = time.strftime("%H:%M:%S")
+                self._write(found, pages.Live(max(1, math.ceil(self._seconds)), when))
+        except Unwritable:
+            raise
         except UserError as error:  # a file that is damaged, or changed while it was read
             self._trouble = str(error)
-            return
-        self._page = found
-        self._table = _gains(found)
-        # Nothing that was read before the end should replace the page of the whole.
-        if not self._whole_by_now():
-            when = time.strftime("%H:%M:%S")
-            self._write(pages.Live(max(1, math.ceil(self._seconds)), when))
+        else:
+            self._trouble = ""
 
     def _whole_by_now(self) -> bool:
         now = standing.read(self.root, self._known)
         return now is not None and now.whole
 
-    def _write(self, live: pages.Live | None) -> None:
-        assert self._page is not None
+    def _write(self, found: pages.Material, live: pages.Live | None = None) -> None:
         try:
-            pages.write(self._page, live)
+            pages.write(found, live)
         except OSError as error:
-            raise UserError(
+            raise Unwritable(
                 f"workdir={str(self.root)!r} cannot be written: {error.strerror}"
             ) from None
 
@@ -140,7 +146,7 @@ class Watch:
         bar = Table.grid(padding=(0, 2), expand=False)
         bar.add_row(
             ProgressBar(total=1.0, completed=state.share, width=40),
-            f"{100 * state.share:.0f} %",
+            f"{state.percent} %",
             Text(self._time(), style="dim"),
         )
         parts: list[RenderableType] = [
@@ -158,23 +164,35 @@ class Watch:
 
     def news(self) -> str:
         """A line where there is no terminal; empty where nothing has changed."""
-        told = self._waiting() if self.state is None else self._counts()
+        told = self._waiting()
+        if self.state is not None:
+            told = f"{self.state.percent} %  {self._counts()}  {self._trouble}".rstrip()
         if told == self._said:
             return ""
         self._said = told
-        if self.state is None:
-            return told
-        return f"{100 * self.state.share:.0f} %  {told}  {self._trouble}".rstrip()
+        return told
 
     def left(self) -> str:
-        """What is said when the view is left; the page stops to read itself again."""
-        if self._page is None or self.state is None:
+        """What is said when the view is left; the page stops to read itself again.
+
+        Raises:
+          UserError: the plan is damaged, or the page cannot be written.
+        """
+        if self._whole_by_now():  # the page of the whole may be there already
+            return (
+                "stopped watching: the sweep is finished; `python -m samop.report --workdir="
+                f"{shlex.quote(str(self.root))}` writes its report, where its command has not"
+            )
+        if self.state is None:
             return "stopped watching: the sweep had not begun"
-        self._write(None)
-        return (
+        told = (
             f"stopped watching at {self.state.finished} of {len(self.state.runs)} runs; the sweep "
-            f"is not touched by this. {self.root / pages.FILE} shows it as it was"
+            "is not touched by this."
         )
+        if self._page is None:
+            return f"{told} There is no page of it: {self._trouble or 'it was not read yet'}"
+        self._write(self._page)
+        return f"{told} {self.root / pages.FILE} shows it as it was"
 
     def _waiting(self) -> str:
         return f"waiting: no sweep has begun in {self.root} yet"

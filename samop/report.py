@@ -1,33 +1,57 @@
 """python -m samop.report --workdir=DIR: tables and figures of a sweep again, without training.
 
-Writes into the work folder results.csv (every gain), slopes.csv (the primary test), runs.csv (one
-row a run), figures/width_gap.{png,pdf} and figures/accuracy.{png,pdf}, and prints the table. Where
-there are several variants of SAM, also variants.csv (their differences to plain SAM) and
-figures/variants.{png,pdf}; width_gap is then plain SAM's, and each other variant has a
-width_gap_NAME.
+Prints the table and, below it, the speed that was recorded. Writes into the work folder, as far as
+there is something to show:
 
-Where the curvature of runs was measured (curvature.jsonl), also curvature.csv (SAM beside its
-base), curvature_slopes.csv, curvature_runs.csv (a row a run and measured step) and the figures
-curvature, curvature_ggn, spectrum and curvature_training, as far as there is something to draw.
+  results.csv, slopes.csv   every gain, and the primary test
+  runs.csv                  a row a run, with the speed that it recorded (timing.jsonl)
+  variants.csv              of several variants of SAM, their differences to plain SAM
+  curvature.csv, curvature_slopes.csv, curvature_runs.csv
+                            where the curvature of runs was measured (curvature.jsonl): SAM beside
+                            its base, how their ratio changes, a row a run and measured step
+  figures/*.{png,pdf}       width_gap, accuracy, learning_curves, best_rho; variants; of curvature:
+                            curvature, curvature_ggn, curvature_moments, curvature_ggn_moments,
+                            spectrum, curvature_training. Of several variants width_gap and those
+                            of curvature are the first's, plain SAM where it was run, and each
+                            other has its own: width_gap_NAME
+  report.html               all of it on one page (`samop.pages`)
 
-The speed that runs recorded (timing.jsonl) is in runs.csv and printed below the table.
-
-report.html shows all of it on one page (`samop.pages`). Of a sweep that is not finished the page is
-written too and says so; tables and figures as files take --allow_incomplete, so that nobody takes
-those of half a sweep for the whole. --follow watches a sweep while it runs (`samop.follow`).
+Of a sweep that is not finished the page is written too and says so; tables and figures as files
+take --allow_incomplete, so that nobody takes those of half a sweep for the whole. --follow watches
+a sweep while it runs (`samop.follow`).
 """
 
+import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from absl import app, flags
 
 from samop import comparison, figures, flatness, pages, results, summary, throughput
+from samop.commands import Parser, asks_help
 from samop.errors import UserError
 from samop.pages import gallery, standing
 from samop.records import write_atomic
+
+LEAST_SECONDS = 0.1
+HELP = """\
+Tables and figures of a sweep again, without training.
+
+  python -m samop.report --workdir=DIR [options]
+
+  --workdir=DIR          the sweep's work folder; tables, figures and report.html go there too
+  --allow_incomplete     tables and figures of what is finished; of a sweep that is not, only the
+                         page is written otherwise
+  --follow               watches the sweep while it runs, here and as a page that reads itself
+                         again, and writes the whole report at its end; Ctrl-C ends the view alone
+  --follow_seconds=S     between two looks, at least (default: 5)
+  --help                 this text
+
+Prints the table of the gain at every width. Exit status: 2 after an error, such as a sweep that is
+not finished.
+"""
 
 
 def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
@@ -152,17 +176,35 @@ def _curvature(runs: pd.DataFrame, measured: pd.DataFrame, root: Path) -> list[P
     return paths
 
 
-def _main(argv: Sequence[str]) -> int:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options; workdir, allow_incomplete, follow, follow_seconds."""
+    parser = Parser()
+    parser.add_argument("--workdir", default="")
+    parser.add_argument("--allow_incomplete", action="store_true")
+    parser.add_argument("--follow", action="store_true")
+    parser.add_argument("--follow_seconds", type=float, default=5.0)
+    options = parser.read(argv)
+    if not options.workdir:
+        raise UserError("--workdir=DIR is needed: the work folder of a sweep")
+    if not (math.isfinite(options.follow_seconds) and options.follow_seconds >= LEAST_SECONDS):
+        raise UserError(
+            f"--follow_seconds={options.follow_seconds} is not allowed: a number ≥ {LEAST_SECONDS}"
+        )
+    return options
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line (without the program's name); returns the exit status."""
+    if asks_help(argv):
+        print(HELP, end="")
+        return 0
     try:
-        if len(argv) > 1:
-            raise UserError(f"argument {argv[1]!r} is not understood; use --workdir=DIR")
-        if not flags.FLAGS.workdir:
-            raise UserError("--workdir=DIR is needed: the work folder of a sweep")
-        if flags.FLAGS.follow:
+        options = _parse(argv)
+        if options.follow:
             from samop import follow
 
-            return follow.follow(flags.FLAGS.workdir, flags.FLAGS.follow_seconds)
-        text = write(flags.FLAGS.workdir, allow_incomplete=flags.FLAGS.allow_incomplete)
+            return follow.follow(options.workdir, options.follow_seconds)
+        text = write(options.workdir, allow_incomplete=options.allow_incomplete)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -170,14 +212,5 @@ def _main(argv: Sequence[str]) -> int:
     return 0
 
 
-def main() -> None:
-    """Entry of `python -m samop.report`; the flags are its own, so that others can import this."""
-    flags.DEFINE_string("workdir", "", "Work folder of the sweep to report on.")
-    flags.DEFINE_bool("allow_incomplete", False, "Tables and figures of what is finished.")
-    flags.DEFINE_bool("follow", False, "Watch the sweep while it runs.")
-    flags.DEFINE_float("follow_seconds", 5.0, "Between two looks.", lower_bound=0.1)
-    app.run(_main)
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -191,28 +191,28 @@ def _json(path: Path, *keys: str) -> dict[str, Any]:
 
 def _point(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """The row of one run and its config.json; None where the run has none yet."""
-    done = folder / "DONE"
+    # Before all it vouches for, and once: a run may end while it is read.
+    finished = (folder / "DONE").exists()
     if not (folder / "config.json").exists():
-        if done.exists():
+        if finished:
             raise UserError(f"{folder} is corrupt: it has DONE but no config.json")
         return {"point": folder.name, "status": "missing"}, None
     record = _json(folder / "config.json", "name", "config", "width", "parameters", "metric")
     if record["name"] != folder.name:
         raise UserError(f"{folder / 'config.json'} belongs to another run: {record['name']!r}")
-    rows = _rows(folder / "metrics.jsonl", done)
+    path = folder / "metrics.jsonl"
+    rows = _verified(path, folder / "DONE") if finished else read_rows(path, tolerate_tail=True)
     row = {"point": folder.name, "status": "partial" if rows else "missing", **_fields(record)}
     if rows:
-        row.update(_values(folder / "metrics.jsonl", rows, Metric(**record["metric"])))
-        if done.exists():
+        row.update(_values(path, rows, Metric(**record["metric"])))
+        if finished:
             told = {k: v for k, v in row.items() if k.startswith("last_")}
             finite = all(math.isfinite(told[k]) for k in told if k[5:] not in BESIDES)
             row["status"] = "done" if finite else "diverged"
     return row, record
 
 
-def _rows(path: Path, done: Path) -> list[dict[str, Any]]:
-    if not done.exists():
-        return read_rows(path, tolerate_tail=True)
+def _verified(path: Path, done: Path) -> list[dict[str, Any]]:
     claim = _json(done, "rows", "metrics_sha256")
     mend = "delete the run's folder and run the sweep again"
     try:

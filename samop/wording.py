@@ -14,6 +14,7 @@ from samop.variants import LABELS
 COLUMNS = 100  # letters across, in a terminal
 DASH = "–"
 HUMAN = "data.noise"  # whose labels a run learns from
+MOST_DIGITS = 6  # after the point
 CLOSE = 0.02  # compute that differs by less is called equal, and by how much is said
 
 
@@ -38,7 +39,22 @@ def decimals(halves: Sequence[float], metric: Metric) -> int:
     if metric.scale == 100:
         return 2
     positive = [half for half in halves if np.isfinite(half) and half > 0]
-    return int(np.clip(1 - np.floor(np.log10(np.median(positive))), 2, 6)) if positive else 4
+    if not positive:
+        return 4
+    return int(np.clip(1 - np.floor(np.log10(np.median(positive))), 2, MOST_DIGITS))
+
+
+def digits_enough(value: float, half: float, digits: int) -> int:
+    """Digits after the point, `digits` or more, so that rounding makes no ± 0.00 of an interval.
+
+    Where there is none, or it is nothing but rounding errors, so that the value is not zero; as
+    they were where MOST_DIGITS do not do.
+    """
+    for number in (half, value):
+        for more in range(digits, MOST_DIGITS + 1):
+            if round(abs(number), more) > 0:
+                return more
+    return digits
 
 
 def p_text(p: float) -> str:
@@ -99,6 +115,23 @@ def metric_label(metric: Metric) -> str:
 def unit_label(metric: Metric) -> str:
     """What a gain is counted in: points, or the metric itself."""
     return metric.unit or metric.name.replace("_", " ")
+
+
+def gained_in(metric: Metric, *, better: bool = True) -> tuple[str, str]:
+    """What a gain is of, in a sentence.
+
+    Args:
+      metric: what was compared.
+      better: whether to say which way is better; not of what is lost.
+
+    Returns:
+      What follows the word, and what follows the number: ("", " points"), (" in lower test loss",
+      "").
+    """
+    if metric.unit:
+        return "", f" {metric.unit}"
+    lower = "" if metric.higher_is_better or not better else "lower "
+    return f" in {lower}test {metric.name.replace('_', ' ')}", ""
 
 
 def condition_label(key: Mapping[str, object], runs: pd.DataFrame) -> str:

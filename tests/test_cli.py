@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samop import __main__ as overview
-from samop import cli, curvature, fields, main, submit, sweep
+from samop import cli, curvature, fields, main, report, submit, sweep
 from samop import config as configs
 from samop.data import __main__ as data_command
 from samop.errors import UserError
@@ -200,6 +200,14 @@ def test_a_slip_in_a_config_file(text, words, tmp_path):
         (curvature, ["--run=x", "--what=trce"], r"--what='trce' is .* 'trace'"),
         (curvature, ["--run=x", "--seed=-1"], "--seed=-1 is not allowed"),
         (curvature, ["--run=nowhere"], "--run=nowhere is no run"),
+        (report, [], "--workdir=DIR is needed"),
+        (report, ["x"], "argument 'x' is not understood"),
+        (report, ["--wrkdir=x"], r"option --wrkdir is unknown \(did you mean '--workdir'\?\)"),
+        (report, ["--workdir=x", "--follow=no"], "--follow: ignored explicit argument 'no'"),
+        (report, ["--workdir=x", "--follow_seconds=x"], "--follow_seconds: invalid float value"),
+        (report, ["--workdir=x", "--follow_seconds=0"], "--follow_seconds=0.0 is not allowed"),
+        (report, ["--workdir=x", "--follow_seconds=nan"], "--follow_seconds=nan is not allowed"),
+        (report, ["--workdir=nowhere"], "workdir='nowhere' does not exist"),
         (submit, [], "the arguments of samop.main come after"),
         (main, ["--config=nowhere.py"], "there is no such file"),
         (fields, ["nothing"], "no field's name holds 'nothing'"),
@@ -213,7 +221,9 @@ def test_other_commands_end_in_one_line_and_status_2(module, arguments, words, c
     assert printed.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", [data_command, curvature, submit, main, fields, overview])
+@pytest.mark.parametrize(
+    "module", [data_command, curvature, report, submit, main, fields, overview]
+)
 def test_help_is_short_plain_and_on_stdout(module, capsys):
     """One screen; no wall of a library's flags."""
     assert module.main(["--help"]) == 0

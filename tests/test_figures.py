@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import types
 
 import matplotlib
 import numpy as np
@@ -225,9 +224,7 @@ def test_command_line(tmp_path):
 )
 def test_errors_are_one_line(tmp_path, monkeypatch, capsys, workdir, args, words):
     monkeypatch.chdir(tmp_path)
-    given = types.SimpleNamespace(workdir=workdir, allow_incomplete=False, follow=False)
-    monkeypatch.setattr(report.flags, "FLAGS", given)
-    assert report._main(["report", *args]) == 2
+    assert report.main([f"--workdir={workdir}", *args]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")

@@ -136,6 +136,88 @@ def test_what_ends_while_it_is_read_is_not_overwritten(tmp_path, monkeypatch):
     assert (tmp_path / pages.FILE).read_text() == "the page of the whole"
 
 
+def test_leaving_does_not_overwrite_the_page_of_the_whole(tmp_path):
+    runs = planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,))
+    runs[0]["done"] = False
+    planted.sweep(tmp_path, runs)
+    watch = follow.Watch(tmp_path, 0.01)
+    assert not watch.look()
+    planted.finish(tmp_path / "points" / runs[0]["name"])
+    follow.report.write(tmp_path)
+    whole = (tmp_path / pages.FILE).read_bytes()
+    assert b"Unfinished" not in whole
+    assert "the sweep is finished" in watch.left()
+    assert (tmp_path / pages.FILE).read_bytes() == whole
+
+
+@pytest.mark.parametrize("where", ["claims.hold", "report.write"])
+def test_the_last_report_can_be_interrupted(tmp_path, monkeypatch, where):
+    planted.sweep(tmp_path, planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,)))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    module, name = where.split(".")
+    monkeypatch.setattr(getattr(follow, module), name, interrupted)
+    status, out = watched(tmp_path, Training(tmp_path, []))
+    assert status == 0
+    assert "stopped watching: the sweep is finished" in out
+    assert not list((tmp_path / ".claims").glob("*"))
+
+
+def test_it_tries_again_after_trouble_and_says_so_once(tmp_path):
+    """With counts that stay the same, the trouble and its end are news."""
+    runs = planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,))
+    runs[0]["done"] = False
+    planted.sweep(tmp_path, runs)
+    data = tmp_path / "points" / runs[1]["name"] / "metrics.jsonl"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-9] + b"x" + whole[-8:])
+    watch = follow.Watch(tmp_path, 0.01)
+    assert not watch.look()
+    assert "metrics.jsonl" in watch.news()
+    assert not watch.look()
+    assert watch.news() == ""
+    data.write_bytes(whole)
+    assert not watch.look()
+    line = watch.news()
+    assert "7 of 8 runs done" in line
+    assert "metrics.jsonl" not in line
+    assert (tmp_path / pages.FILE).exists()
+
+
+def test_a_record_that_is_damaged_while_the_page_is_made_does_not_end_it(tmp_path, monkeypatch):
+    runs = planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,))
+    runs[0]["done"] = False
+    planted.sweep(tmp_path, runs)
+    real = pages.surroundings.read
+
+    def damaged(root, names):
+        raise UserError("config.json is damaged")
+
+    monkeypatch.setattr(pages.surroundings, "read", damaged)
+    watch = follow.Watch(tmp_path, 0.01)
+    assert not watch.look()
+    assert "config.json is damaged" in watch.news()
+    monkeypatch.setattr(pages.surroundings, "read", real)
+    assert not watch.look()
+    assert "damaged" not in watch.news()
+    assert "7 of 8 runs" in (tmp_path / pages.FILE).read_text()
+
+
+def test_a_page_that_cannot_be_written_ends_it(tmp_path, monkeypatch):
+    runs = planted.grid(value, widths=(4,), seeds=2, rhos=(0.1,))
+    runs[0]["done"] = False
+    planted.sweep(tmp_path, runs)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pages, "write_atomic", full)
+    with pytest.raises(UserError, match="cannot be written: No space left"):
+        follow.Watch(tmp_path, 0.01).look()
+
+
 def test_trouble_is_shown_and_watching_goes_on(tmp_path):
     runs = planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,))
     runs[0]["done"] = False

@@ -8,13 +8,14 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import planted
 import pytest
 from scipy import stats
 
-from samop import pages, records, report, results
+from samop import config, pages, records, report, results, wording
 from samop.errors import UserError
-from samop.pages import pictures, standing
+from samop.pages import gallery, pictures, standing
 from samop.pages.headline import headlines
 
 VOID = {"meta", "link"}
@@ -168,9 +169,17 @@ def test_the_headline_is_the_slope_with_its_interval(whole, noise, words):
     sign = "−" if mean < 0 else "+"
     sentence = (
         f"SAM’s gain over SGD {words} {sign}{abs(mean):.2f} ± {half:.2f} points per doubling of "
-        "the parameters (95 % t interval, 5 seeds, p "
+        "the parameters, from "
     )
-    assert sentence in Parsed(page_of(whole)).text
+    text = Parsed(page_of(whole)).text
+    assert sentence in text
+    rest = text.split(sentence)[1]
+    number = r"[+−]?[\d.]+ ± [\d.]+"
+    assert re.match(
+        rf"{number} at 4-4 to {number} at 16-16 \(95 % t interval, 5 seeds, p [=<] [\d.]+, "
+        r"not adjusted over the 2 headlines\)\.",
+        rest,
+    )
 
 
 def test_a_gain_that_falls_is_said_to_fall(tmp_path):
@@ -183,6 +192,81 @@ def test_a_gain_that_falls_is_said_to_fall(tmp_path):
     assert headline.trend == "falls"
     assert re.search(r"falls by [\d.]+ ± [\d.]+ points per doubling", headline.text)
     assert float(headline.text.split("falls by ")[1].split()[0]) > 0
+    assert "not adjusted" not in headline.source  # it is the only one
+
+
+def planned(gain, *, level=0.5, sign=1.0, widths=(4, 8, 16, 32)):
+    """A grid whose gain is gain(log₂ of the width), but for a little that differs by seed."""
+
+    def of(hidden, noise, seed, rho):
+        score = level + sign * (gain(math.log2(hidden)) + 1e-4 * seed * hidden / 32) * bool(rho)
+        return [(score, score)]
+
+    return planted.grid(of, widths=widths, rhos=(0.1,))
+
+
+def test_a_gain_that_grows_while_sam_loses_everywhere_is_no_success(tmp_path):
+    gains = planned(lambda size: -0.2 + 0.03 * size)
+    (headline,) = headlines(results.load(planted.sweep(tmp_path, gains)))
+    assert headline.trend == "behind"
+    assert re.fullmatch(
+        r"What SAM loses to SGD shrinks by [\d.]+ ± [\d.]+ points per doubling of the parameters: "
+        r"the gain goes from −13\.\d\d ± [\d.]+ at 4-4 to −4\.\d\d ± [\d.]+ at 32-32, and SAM "
+        r"stays behind",
+        headline.text,
+    )
+    style = (Path(pages.__file__).parent / "report.css").read_text()
+    assert ".headline.grows" in style
+    assert ".headline.behind" not in style  # the neutral colour
+
+
+def test_the_headline_of_a_loss_says_which_way_is_better(tmp_path):
+    runs = planned(lambda size: -0.1 + 0.05 * size, level=2.0, sign=-1.0)
+    folder = planted.sweep(tmp_path / "gains", runs, metric=planted.LOSS)
+    (headline,) = headlines(results.load(folder))
+    assert headline.trend == "grows"
+    assert re.fullmatch(
+        r"SAM’s gain over SGD in lower test loss grows by \+0\.[\d.]+ ± [\d.]+ per doubling of the "
+        r"parameters, from 0\.000\d+ ± [\d.]+ at 4-4 to \+0\.15\d+ ± [\d.]+ at 32-32".replace(
+            "from 0", r"from \+?0"
+        ),
+        headline.text,
+    )
+    gain = r"gain in lower test loss \+0\.15\d+ ± [\d.]+\.$"
+    assert re.search(rf"SAM 1\.8\d+, SGD 2\.0+, {gain}", widest)
+    assert re.search(
+        r"SAM 1\.8\d+, SGD 2\.0+, gain in lower test loss \+0\.15\d+ ± [\d.]+\.$", widest
+    )
+
+    runs = planned(lambda size: -0.5 + 0.05 * size, level=2.0, sign=-1.0)
+    folder = planted.sweep(tmp_path / "loses", runs, metric=planted.LOSS)
+    (headline,) = headlines(results.load(folder))
+    assert headline.trend == "behind"
+    assert headline.text.startswith("What SAM loses to SGD in test loss shrinks by 0.")
+    assert "−0.3" in headline.text.split(" at 4-4")[0].rpartition("from ")[2]
+
+
+def test_a_small_slope_has_digits_and_the_largest_widths_say_how_clear_they_are(tmp_path):
+    gains = planned(lambda size: 1e-5 * size)
+    (headline,) = headlines(results.load(planted.sweep(tmp_path, gains)))
+    change = re.search(r"([+−]?[\d.]+) ± ([\d.]+) points per", headline.text)
+    assert all(float(number.strip("+−")) > 0 for number in change.groups())
+    upper = headline.more[0]
+    assert re.fullmatch(
+        r"Over the 2 largest widths alone: .* ± .* parameters \(4 seeds\)(, no clear trend)?\.",
+        upper,
+    )
+    mean, half = (float(x) for x in re.search(r"alone: \+?([\d.]+) ± ([\d.]+)", upper).groups())
+    assert ("no clear trend" in upper) == (mean <= half)
+
+
+@pytest.mark.parametrize(
+    ("value", "half", "digits"),
+    [(0.66, 0.31, 2), (0.004, 0.0011, 3), (0.5, 2e-4, 4), (0.5, 1e-17, 2), (3e-4, 0.0, 4),
+     (3e-4, math.nan, 4), (1e-17, 1e-17, 2), (math.nan, math.nan, 2)],
+)  # fmt: skip
+def test_an_interval_is_not_rounded_away(value, half, digits):
+    assert wording.digits_enough(value, half, 2) == digits
 
 
 @pytest.mark.parametrize(
@@ -315,6 +399,30 @@ def test_standing_agrees_with_what_is_verified(tmp_path):
     part = {runs[2]["name"]: 0.5, runs[3]["name"]: 0.5, runs[4]["name"]: 0.0}
     done = sum(w * part.get(name, 1.0) for name, w in weight.items())
     assert state.share == pytest.approx(done / sum(weight.values()))
+    assert state.percent == math.floor(100 * state.share)
+
+
+def test_only_a_whole_sweep_is_done_to_100_percent(tmp_path):
+    runs = planted.grid(value, widths=(4, 8), seeds=2, rhos=(0.1,))
+    for run in runs:
+        run["config"]["run"]["claim_seconds"] = 7.5
+    runs[0]["done"] = False  # all its epochs are trained, but nobody has said that it is done
+    planted.sweep(tmp_path, runs)
+    known = {}
+    state = standing.read(tmp_path, known)
+    assert (state.share, state.percent) == (1.0, 99)
+    report.page(tmp_path)
+    assert "99 % of the work is done" in Parsed(page_of(tmp_path)).text
+    planted.finish(tmp_path / "points" / runs[0]["name"])
+    for _ in range(2):  # at the second look none is read again
+        state = standing.read(tmp_path, known)
+        assert (state.percent, state.claim_seconds) == (100, 7.5)
+
+
+def test_a_claim_waits_as_long_as_the_config_has_it_where_no_record_says(tmp_path):
+    planted.sweep(tmp_path, planted.grid(value, widths=(4,), seeds=1, rhos=(0.1,)))
+    default = config.defaults().run.claim_seconds
+    assert standing.read(tmp_path).claim_seconds == default > 0
 
 
 def test_finished_runs_are_not_read_again(tmp_path, monkeypatch):
@@ -368,3 +476,14 @@ def test_the_page_is_package_data():
     folder = Path(pages.__file__).parent
     assert {p.name for p in folder.glob("*.html")} == {"report.html", "parts.html"}
     assert (folder / "report.css").exists()
+
+
+def test_every_arm_has_figures_of_its_own():
+    name = "optimizer.decay"
+    runs = pd.DataFrame()
+    runs.attrs["kinds"] = {"gsam": [name]}
+    arms = [{"transform": "gsam", name: number} for number in (-0.1, 0.1, 1e-05, 1e05)]
+    suffixes = [gallery._suffix(1, arm, runs) for arm in arms]
+    assert len(set(suffixes)) == len(arms)
+    assert suffixes[:2] == ["_gsam_decay_minus_0.1", "_gsam_decay_0.1"]
+    assert all(re.fullmatch(r"[a-z0-9._]+", suffix) for suffix in suffixes)

@@ -298,6 +298,23 @@ def test_a_torn_last_row_is_a_partial_run(tmp_path):
     assert "nothing to compare" in report.write(tmp_path, allow_incomplete=True)
 
 
+def test_a_run_that_ends_while_it_is_read_is_not_done_yet(tmp_path, monkeypatch):
+    """DONE comes after the rows were read without it: nothing has verified them."""
+    runs = planted.grid(lambda *_: [(0.5, 0.5)], widths=(4,), seeds=1, rhos=())
+    runs[0]["done"] = False
+    planted.sweep(tmp_path, runs)
+    real = results.read_rows
+
+    def ends(path, **kwargs):
+        rows = real(path, **kwargs)
+        planted.finish(path.parent)
+        return rows
+
+    monkeypatch.setattr(results, "read_rows", ends)
+    assert results.load(tmp_path, allow_incomplete=True)["status"].tolist() == ["partial"]
+    assert results.load(tmp_path)["status"].tolist() == ["done"]
+
+
 def test_points_of_earlier_sweeps(tmp_path):
     runs = random_grid(4, seeds=3)
     latest = [r["name"] for r in runs if r["config"]["seed"] < 2]

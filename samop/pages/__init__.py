@@ -1,7 +1,8 @@
 """The page of a sweep: one self-contained report.html of its headline, figures and tables. No jax.
 
-No script, no network, no clock: the same work folder gives the same bytes, but for a page that is
-written while the sweep runs. What comes from a work folder is data: the template escapes it.
+No script, no network, no clock: the same work folder under the same path gives the same bytes, but
+for a page that is written while the sweep runs. What comes from a work folder is data: the template
+escapes it.
 """
 
 import importlib.resources
@@ -114,7 +115,7 @@ def _values(material: Material) -> dict[str, Any]:
         "counts": counts,
         "finished": finished,
         "whole": finished == len(names),
-        "percent": round(100 * standing.share),
+        "percent": standing.percent,
         "by_state": by_state,
         "facts": [],
         "headlines": [],

@@ -56,7 +56,7 @@ def drawings(root: Path, runs: pd.DataFrame, measured: pd.DataFrame | None) -> l
     if gains["gain"].notna().any():
         if len(comparison.arms(runs)) > 1:
             caption = f"Intervals: {_band(gains)}"
-            words = "The table below has the numbers."
+            words = "The tables of every width have the numbers."
             found.append(Drawing("variants", "variants", figures.variants(runs), words, caption))
         found += _gaps(runs)
     caption = (
@@ -77,7 +77,9 @@ def _training(root: Path, runs: pd.DataFrame) -> Iterator[Drawing]:
             "Lines: means over seeds, SAM with the ρ chosen on validation data. Bands: 95 % t "
             "intervals of each mean over the seeds that have got so far; one seed has none."
         )
-        words = "The tables have the values at the last epoch."
+        words = "No run is finished: there are no tables yet."
+        if not comparison.finished(runs).empty:
+            words = "The tables have the values at the last epoch."
         yield Drawing("training", "learning_curves", figures.learning_curves(runs, read), words,
                       caption)  # fmt: skip
 
@@ -120,12 +122,13 @@ def _curvatures(runs: pd.DataFrame, measured: pd.DataFrame | None) -> Iterator[D
         suffix = _suffix(number, arm, runs) if arm else ""
         for name, figure in figures.curvatures(alone, measured).items():
             words = "The tables of this section have the numbers."
-            yield Drawing("curvature", name + suffix, figure, words, CURVATURE.get(name, ""))
+            yield Drawing("curvature", name + suffix, figure, words, CURVATURE[name])
 
 
 def _suffix(number: int, arm: Any, runs: pd.DataFrame) -> str:
     """Of all arms' files but the first's the label: "SAM (m = 16)" → _sam_m_16."""
-    label = wording.arm_label(arm, runs).lower().replace("-", "")
+    # A sign tells two arms apart, a hyphen within a name does not.
+    label = re.sub(r"-(?=[\d.])", " minus ", wording.arm_label(arm, runs).lower()).replace("-", "")
     return "_" + re.sub(r"[^a-z0-9.]+", "_", label).strip("_") if number else ""
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from samop import comparison, wording
-from samop.wording import decimals, p_text, with_interval
+from samop.comparison import Metric
+from samop.wording import decimals, digits_enough, p_text, with_interval
 
 
 class Headline(NamedTuple):
@@ -15,7 +16,8 @@ class Headline(NamedTuple):
 
     Attributes:
       label: what sets it apart from the others; empty where it is alone.
-      trend: grows, falls, none (its interval contains 0) or unknown.
+      trend: grows, behind (it grows, and the widest network still loses), falls, none (its
+        interval contains 0) or unknown.
       text: the sentence, without the full stop.
       source: the kind of interval, seeds and p, where there is an interval.
       more: further sentences: the larger half of the widths, the widest network.
@@ -47,6 +49,10 @@ def headlines(runs: pd.DataFrame) -> list[Headline]:
             for name, table in slopes.items()
         }
         found.append(_headline(key, rows, here, runs))
+    tests = sum(bool(each.source) for each in found)
+    if tests > 1:
+        note = f", not adjusted over the {tests} headlines"
+        found = [each._replace(source=each.source and each.source + note) for each in found]
     return found
 
 
@@ -61,7 +67,9 @@ def _headline(
         text = "No gain can be computed: it takes base and perturbed runs of one seed"
         return Headline(label, "unknown", text, "", ())
     arm = wording.arm_label(key, runs).partition(" (")[0]
-    who = f"{arm}’s gain over {wording.base_label(runs)}"
+    base = wording.base_label(runs)
+    where, unit = wording.gained_in(metric)
+    who = f"{arm}’s gain over {base}{where}"
     widest = _widest(rows, arm, runs)
     if slopes["all"].empty or not np.isfinite(slopes["all"]["slope"].iloc[0]):
         one = rows["parameters"].nunique() < 2
@@ -75,31 +83,62 @@ def _headline(
         text = f"How {who} changes with width cannot be said: {why}"
         return Headline(label, "unknown", text, "", (widest,))
     slope = slopes["all"].iloc[0]
-    digits = decimals([slope["slope_half95"]], metric)
-    unit = f"{wording.unit_label(metric)} per doubling of the parameters"
+    per = f"{unit} per doubling of the parameters"
+    change = _slope_text(slope, metric)
     if slope["n"] < 2:
-        change = wording.signed(slope["slope"], digits)
-        text = (
-            f"{who} changes by {change} {unit}; one seed gives no interval, so this may be chance"
-        )
+        text = f"{who} changes by {change}{per}; one seed gives no interval, so this may be chance"
         return Headline(label, "unknown", text, "", (widest,))
-    change = with_interval(slope["slope"], slope["slope_half95"], digits, sign=True)
     p = p_text(slope["p"])
     left = f", {slope['n_left_out']:g} left out" if slope["n_left_out"] else ""
     p = p.replace("<", "< ") if p.startswith("<") else f"= {p}"
     source = f"95 % t interval, {slope['n']:g} seeds{left}, p {p}"
-    if not abs(slope["slope"]) > slope["slope_half95"]:
-        trend, text = "none", f"{who} has no clear trend with width: {change} {unit}"
-    elif slope["slope"] > 0:
-        trend, text = "grows", f"{who} grows by {change} {unit}"
+    ends, left_behind = _ends(rows, metric)
+    if not _clear(slope):
+        trend, text = "none", f"{who} has no clear trend with width: {change}{per}, {ends}"
+    elif slope["slope"] < 0:
+        trend, text = "falls", f"{who} falls by {change.lstrip('−')}{per}, {ends}"
+    elif left_behind:
+        loses = f"What {arm} loses to {base}{wording.gained_in(metric, better=False)[0]}"
+        text = f"{loses} shrinks by {change.lstrip('+')}{per}: the gain goes {ends}"
+        trend, text = "behind", f"{text}, and {arm} stays behind"
     else:
-        falls = with_interval(-slope["slope"], slope["slope_half95"], digits)
-        trend, text = "falls", f"{who} falls by {falls} {unit}"
-    more = []
-    for _, upper in slopes["upper"].iterrows():
-        alone = with_interval(upper["slope"], upper["slope_half95"], digits, sign=True)
-        more.append(f"Over the {upper['n_widths']} largest widths alone: {alone} {unit}.")
+        trend, text = "grows", f"{who} grows by {change}{per}, {ends}"
+    more = [_upper(upper, per, metric) for _, upper in slopes["upper"].iterrows()]
     return Headline(label, trend, text, source, (*more, widest))
+
+
+def _clear(slope: pd.Series) -> bool:
+    return bool(abs(slope["slope"]) > slope["slope_half95"])
+
+
+def _slope_text(slope: pd.Series, metric: Metric) -> str:
+    value, half = slope["slope"], slope["slope_half95"]
+    digits = digits_enough(value, half, decimals([half], metric))
+    return with_interval(value, half, digits, sign=True)
+
+
+def _upper(slope: pd.Series, per: str, metric: Metric) -> str:
+    """The trend of the larger half of the widths."""
+    start = f"Over the {slope['n_widths']} largest widths alone"
+    if not np.isfinite(slope["slope"]):
+        return f"{start}: no seed has a gain at each of them."
+    seeds = f"{slope['n']:g} seed{'' if slope['n'] == 1 else 's'}"
+    text = f"{start}: {_slope_text(slope, metric)}{per} ({seeds})"
+    if slope["n"] > 1 and not _clear(slope):
+        text += ", no clear trend"
+    return f"{text}."
+
+
+def _ends(rows: pd.DataFrame, metric: Metric) -> tuple[str, bool]:
+    """The gains at the smallest and the largest network; whether the largest clearly loses."""
+    digits = decimals(rows["gain_half95"], metric)
+    ends = rows[rows["gain"].notna()].sort_values("parameters").iloc[[0, -1]]
+    small, large = (
+        f"{with_interval(row['gain'], row['gain_half95'], digits, sign=True)} at {row['width']}"
+        for _, row in ends.iterrows()
+    )
+    last = ends.iloc[-1]
+    return f"from {small} to {large}", bool(last["gain"] + last["gain_half95"] < 0)
 
 
 def _widest(rows: pd.DataFrame, arm: str, runs: pd.DataFrame) -> str:
@@ -109,9 +148,10 @@ def _widest(rows: pd.DataFrame, arm: str, runs: pd.DataFrame) -> str:
     digits = decimals(rows["gain_half95"], metric)
     means = decimals([*rows["base_half95"], *rows["sam_half95"]], metric)
     gain = with_interval(row["gain"], row["gain_half95"], digits, sign=True)
-    sam, base = (f"{row[f'{side}_mean']:.{means}f}" for side in ("sam", "base"))
+    sam, base = (with_interval(row[f"{s}_mean"], np.nan, means) for s in ("sam", "base"))
     percent = " %" if metric.scale == 100 else ""
+    where, unit = wording.gained_in(metric)
     return (
         f"At {row['width']} ({row['parameters']:,.0f} parameters): {arm} {sam}{percent}, "
-        f"{wording.base_label(runs)} {base}{percent}, gain {gain} {wording.unit_label(metric)}."
+        f"{wording.base_label(runs)} {base}{percent}, gain{where} {gain}{unit}."
     )

@@ -24,6 +24,7 @@ class Run(NamedTuple):
       status: done, diverged (finished, values not finite), partial or missing.
       epoch, epochs: trained and planned; 0 planned: its config is not written yet.
       work: what all its epochs cost, in arbitrary units.
+      claim_seconds: the config's field; 0: its config is not written yet.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Run(NamedTuple):
     epoch: int
     epochs: int
     work: float
+    claim_seconds: float = 0.0
 
 
 class Standing(NamedTuple):
@@ -38,13 +40,11 @@ class Standing(NamedTuple):
 
     Attributes:
       experiment, command: as its plan has them.
-      claim_seconds: the config's field, for who would claim the report.
       runs: of the plan, in its order.
     """
 
     experiment: str
     command: str
-    claim_seconds: float
     runs: tuple[Run, ...]
 
     def names(self, *statuses: str) -> list[str]:
@@ -70,6 +70,20 @@ class Standing(NamedTuple):
         done = sum(run.work * min(1.0, run.epoch / run.epochs) for run in self.runs if run.epochs)
         return done / whole
 
+    @property
+    def percent(self) -> int:
+        """The share as whole per cent: 100 only where nothing is left to train."""
+        return 100 if self.whole else min(99, math.floor(100 * self.share))
+
+    @property
+    def claim_seconds(self) -> float:
+        """The config's field, for who would claim the report: the most patient run's."""
+        if told := max(run.claim_seconds for run in self.runs):
+            return told
+        from samop import config  # brings jax along; only records without the field take it
+
+        return float(config.defaults().run.claim_seconds)
+
 
 def read(root: Path, known: dict[str, Run] | None = None) -> Standing | None:
     """How far the sweep in a work folder is; None where none has begun.
@@ -90,21 +104,17 @@ def read(root: Path, known: dict[str, Run] | None = None) -> Standing | None:
         raise UserError(f"{error}; the sweep's command writes it again") from None
     if not plan["points"]:
         raise UserError(f"{root / 'plan.json'} lists no points")
-    runs, seconds = [], 60.0
+    runs = []
     for name in sorted(plan["points"]):
         folder = root / "points" / name
         if name in known and (folder / "DONE").exists():
             runs.append(known[name])
             continue
-        record = _config(folder / "config.json")
-        seconds = record.get("config", {}).get("run", {}).get("claim_seconds", seconds)
-        run = _run(folder, record)
+        run = _run(folder, _config(folder / "config.json"))
         runs.append(run)
         if run.status in ("done", "diverged"):
             known[name] = run
-    return Standing(
-        str(plan.get("experiment", "")), str(plan.get("command", "")), seconds, tuple(runs)
-    )
+    return Standing(str(plan.get("experiment", "")), str(plan.get("command", "")), tuple(runs))
 
 
 def _config(path: Path) -> Mapping[str, Any]:
@@ -118,9 +128,10 @@ def _run(folder: Path, record: Mapping[str, Any]) -> Run:
     done = (folder / "DONE").exists()  # before the rows: one that comes between is seen next time
     row = _last_row(folder / "metrics.jsonl")
     config = record.get("config")
-    epochs, work = 0, 0.0
+    epochs, work, seconds = 0, 0.0, 0.0
     if config:
         train = config["train"]
+        seconds = float(config.get("run", {}).get("claim_seconds", 0.0))
         cost = variants.cost(config["optimizer"])
         epochs = train["epochs"]
         if train.get("budget") == "grad_evals":
@@ -131,7 +142,7 @@ def _run(folder: Path, record: Mapping[str, Any]) -> Run:
         shown = ("loss", record.get("metric", {}).get("name", "loss"))
         values = [v for k, v in row.items() if k.partition("_")[2] in shown]
         status = "done" if all(map(math.isfinite, values)) else "diverged"
-    return Run(folder.name, status, int(row["epoch"]) if row else 0, epochs, work)
+    return Run(folder.name, status, int(row["epoch"]) if row else 0, epochs, work, seconds)
 
 
 def _last_row(path: Path) -> Mapping[str, Any] | None:

@@ -27,7 +27,6 @@ class Row(NamedTuple):
     head: str
     cells: tuple[str, ...]
     strip: Strip | None = None
-    faint: bool = False
 
 
 class Table(NamedTuple):
@@ -102,7 +101,7 @@ def _gain_table(
 
 
 def _strips(rows: pd.DataFrame) -> list[Strip]:
-    """The gains of a table on one scale; a value far off does not squeeze the others to a dot."""
+    """The gains of a table with their intervals, on one scale that takes in zero."""
     gain = rows["gain"].to_numpy(float)
     half = np.nan_to_num(rows["gain_half95"].to_numpy(float))
     ends = np.array([gain - half, gain + half])
