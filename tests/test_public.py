@@ -83,7 +83,9 @@ def test_the_doors_are_many():
     assert {name for (_, name), _ in FUNCTIONS} >= {"sam", "top_eigenvalues", "load", "width_gap"}
 
 
-@pytest.mark.parametrize(("key", "node"), FUNCTIONS, ids=lambda x: str(x)[:60])
+@pytest.mark.parametrize(
+    ("key", "node"), FUNCTIONS, ids=[":".join(map(str, key)) for key, _ in FUNCTIONS]
+)
 def test_a_door_says_what_it_takes(key, node):
     """Every argument by its name in a section Args; what can be refused in a section Raises."""
     name, text = key[1], ast.get_docstring(node)
