@@ -5,9 +5,12 @@ A fresh kernel runs a copy in a folder of its own, with small values after the c
 """
 
 import ast
+import importlib.metadata
+import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import tempfile
 from pathlib import Path
@@ -16,6 +19,7 @@ import nbclient
 import nbformat
 import numpy as np
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client import AsyncKernelManager
 
 ROOT = Path(__file__).parent.parent
@@ -127,7 +131,9 @@ def test_a_notebook_says_what_it_takes_and_where_to_go_on(name):
     first, last = cells[0], cells[-1]
     assert first.cell_type == last.cell_type == "markdown"
     assert first.source.startswith("# ")
-    assert re.search(r"\*Time: .*\d s .*\bon\s+two\b", first.source, re.DOTALL)
+    assert re.search(r"\*Time: about \d+ (s|min)\b.* on two CPU cores", first.source)
+    text = FILES[name].read_text()
+    assert "TIME_" not in text  # a time that nobody has filled in
     assert "## Where next" in last.source
     prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     linked = set(re.findall(r"\]\((\w+)\.ipynb\)", prose))
@@ -140,6 +146,34 @@ def test_all_begin_by_installing_what_is_missing():
     cells = [nbformat.read(path, as_version=4).cells for path in FILES.values()]
     assert len({each[1].source for each in cells}) == 1
     assert 'find_spec("samop") is None' in cells[0][1].source
+
+
+def test_what_is_missing_is_installed_only_from_where_one_says(monkeypatch):
+    (name, *_) = FILES
+    cell = nbformat.read(FILES[name], as_version=4).cells[1].source
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "samop" else found(n))
+    asked = []
+
+    class Shell:
+        def run_line_magic(self, magic, line):
+            asked.append((magic, line.format(**scope)))  # as IPython fills in names
+
+    def execute(source):
+        scope.clear()
+        scope["get_ipython"] = Shell
+        exec(TransformerManager().transform_cell(source), scope)
+
+    scope = {}
+    with pytest.raises(RuntimeError, match="set SAMOP above to the path or URL"):
+        execute(cell)
+    assert asked == []
+    assert cell.count('SAMOP = ""') == 1
+    execute(cell.replace('SAMOP = ""', 'SAMOP = "a folder/samop"'))
+    held = f"jax>={importlib.metadata.version('jax')}"
+    ((magic, line),) = asked
+    assert magic == "pip"
+    assert shlex.split(line) == ["install", "-q", "a folder/samop", held]
 
 
 def test_the_width_figure(run):
@@ -222,6 +256,10 @@ told |= {"integral": float(np.trapezoid(mean_sgd, grid)), "planted": found_copie
     assert lowest > -residual - 1e-5 * exact[0]
     assert set(found["ratios"]) == {"training loss", "λ_max", "trace", "s₂"}
     assert all(low < of < high for of, low, high in found["ratios"].values())
+    _, low, high = found["ratios"]["training loss"]
+    assert f"its interval [{low:.2f}, {high:.2f}]" in found["text"]
+    undecided = low <= 1 <= high
+    assert ("difference of up to" in found["text"]) == undecided
     assert found["figures"] == 2
 
 
@@ -233,7 +271,8 @@ def out_of_span(vector, rows):
 jacobians = np.asarray(at_points[1])
 pairs = [pair for each in moved.values() for pair in zip(np.asarray(each), jacobians)]
 outside = [out_of_span(*pair) for pair in pairs]
-{"room": list(room.items()), "outside": outside, "table": table.to_dict("list"), "arms": len(apart)}
+told = {"room": list(room.items()), "outside": outside, "arms": len(apart)}
+{**told, "table": table.to_dict("list"), "slopes": slopes.tolist(), "trend": float(trend)}
 """
     small = {"widths": (10, 60), "seeds": 3, "steps": 1000}
     found = run("why_overparameterization", look, **small)
@@ -249,6 +288,12 @@ outside = [out_of_span(*pair) for pair in pairs]
         assert np.all(np.array(table[name]) > 0), name
     arms, far = np.array(table["arm"]), np.array(table["distance"])
     assert np.all((far == 0) == (arms == "GD"))
+    bends = dict(zip(zip(table["width"], arms, table["seed"]), table["total variation"]))
+    ratios = [[bends[w, "SAM ρ=0.3", s] / bends[w, "GD", s] for s in range(3)] for w in (10, 60)]
+    narrow, wide = np.log(ratios)
+    slopes = (wide - narrow) / np.log2(60 / 10)  # through two points there is one line
+    np.testing.assert_allclose(found["slopes"], slopes, rtol=1e-6, atol=1e-9)
+    assert found["trend"] == pytest.approx(np.exp(slopes.mean()))
     assert found["arms"] == 4
     assert found["figures"] == 4
 
@@ -266,6 +311,7 @@ told |= {"mapped": list(differences.values()), "kept": kept}
     assert max(found["equal"]) < 1e-9
     within, after, of_groups = found["mapped"]
     assert max(within, of_groups) < 1e-9 < 1e-6 < after
+    assert found["text"].count("within roundings (below 1e-09)") == 2
     assert found["kept"] < 0.5
     np.testing.assert_allclose(*found["values"], rtol=1e-6)
     assert found["figures"] == 1
