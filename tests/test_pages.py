@@ -195,11 +195,11 @@ def test_a_gain_that_falls_is_said_to_fall(tmp_path):
     assert "not adjusted" not in headline.source  # it is the only one
 
 
-def planned(gain, *, level=0.5, sign=1.0, widths=(4, 8, 16, 32)):
+def planned(gain, *, level=0.5, sign=1.0, spread=1e-4, widths=(4, 8, 16, 32)):
     """A grid whose gain is gain(log₂ of the width), but for a little that differs by seed."""
 
     def of(hidden, noise, seed, rho):
-        score = level + sign * (gain(math.log2(hidden)) + 1e-4 * seed * hidden / 32) * bool(rho)
+        score = level + sign * (gain(math.log2(hidden)) + spread * seed * hidden / 32) * bool(rho)
         return [(score, score)]
 
     return planted.grid(of, widths=widths, rhos=(0.1,))
@@ -211,7 +211,7 @@ def test_a_gain_that_grows_while_sam_loses_everywhere_is_no_success(tmp_path):
     assert headline.trend == "behind"
     assert re.fullmatch(
         r"What SAM loses to SGD shrinks by [\d.]+ ± [\d.]+ points per doubling of the parameters: "
-        r"the gain goes from −13\.\d\d ± [\d.]+ at 4-4 to −4\.\d\d ± [\d.]+ at 32-32, and SAM "
+        r"the gain goes from −14\.\d\d ± [\d.]+ at 4-4 to −4\.\d\d ± [\d.]+ at 32-32, and SAM "
         r"stays behind",
         headline.text,
     )
@@ -227,16 +227,12 @@ def test_the_headline_of_a_loss_says_which_way_is_better(tmp_path):
     assert headline.trend == "grows"
     assert re.fullmatch(
         r"SAM’s gain over SGD in lower test loss grows by \+0\.[\d.]+ ± [\d.]+ per doubling of the "
-        r"parameters, from 0\.000\d+ ± [\d.]+ at 4-4 to \+0\.15\d+ ± [\d.]+ at 32-32".replace(
-            "from 0", r"from \+?0"
-        ),
+        r"parameters, from \+?0\.00\d+ ± [\d.]+ at 4-4 to \+0\.15\d+ ± [\d.]+ at 32-32",
         headline.text,
     )
+    *_, widest = headline.more
     gain = r"gain in lower test loss \+0\.15\d+ ± [\d.]+\.$"
     assert re.search(rf"SAM 1\.8\d+, SGD 2\.0+, {gain}", widest)
-    assert re.search(
-        r"SAM 1\.8\d+, SGD 2\.0+, gain in lower test loss \+0\.15\d+ ± [\d.]+\.$", widest
-    )
 
     runs = planned(lambda size: -0.5 + 0.05 * size, level=2.0, sign=-1.0)
     folder = planted.sweep(tmp_path / "loses", runs, metric=planted.LOSS)
@@ -247,7 +243,7 @@ def test_the_headline_of_a_loss_says_which_way_is_better(tmp_path):
 
 
 def test_a_small_slope_has_digits_and_the_largest_widths_say_how_clear_they_are(tmp_path):
-    gains = planned(lambda size: 1e-5 * size)
+    gains = planned(lambda size: 1e-5 * size, spread=1e-6)
     (headline,) = headlines(results.load(planted.sweep(tmp_path, gains)))
     change = re.search(r"([+−]?[\d.]+) ± ([\d.]+) points per", headline.text)
     assert all(float(number.strip("+−")) > 0 for number in change.groups())
