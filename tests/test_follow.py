@@ -143,7 +143,7 @@ def test_leaving_does_not_overwrite_the_page_of_the_whole(tmp_path):
     watch = follow.Watch(tmp_path, 0.01)
     assert not watch.look()
     planted.finish(tmp_path / "points" / runs[0]["name"])
-    follow.report.write(tmp_path)
+    follow.report.page(tmp_path)
     whole = (tmp_path / pages.FILE).read_bytes()
     assert b"Unfinished" not in whole
     assert "the sweep is finished" in watch.left()
