@@ -19,7 +19,7 @@ CURVATURE = {
     "curvature_moments": "Moments of the Hessian of single examples. Bars: 95 % t intervals.",
     "curvature_ggn_moments": "Moments of the Gauss–Newton matrix. Bars: 95 % t intervals.",
     "spectrum": "Band: ± the standard error over the probes of one pair of runs, not over seeds.",
-    "curvature_training": "Measured along training. Bands: 95 % t intervals over seeds.",
+    "curvature_training": "Lines: geometric means over seeds; thin: each run. No interval is drawn.",
 }
 
 
@@ -93,7 +93,7 @@ def _best_rho(runs: pd.DataFrame) -> Iterator[Drawing]:
         return
     caption = (
         "Cells: how far the mean over seeds on validation data is below that of the best ρ at its "
-        "width. Brackets, from eight seeds on: 95 % of the resamples of seeds."
+        "width. Bars, from eight seeds on: 95 % bootstrap intervals over seeds."
     )
     yield Drawing("rho", "best_rho", figure, "The tables have each width’s ρ*.", caption)
 
