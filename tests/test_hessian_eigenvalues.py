@@ -12,6 +12,9 @@ from hessian_models import rows
 from samop import hessian
 from samop.errors import UserError
 
+# Values are compared, not programs.
+pytestmark = pytest.mark.usefixtures("unoptimized")
+
 KEY = jax.random.key(0)
 
 
