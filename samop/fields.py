@@ -158,6 +158,12 @@ def _wrapped(words: str) -> Iterator[str]:
     yield from textwrap.wrap(words, 96, initial_indent="    ", subsequent_indent="    ")
 
 
+SWEPT = """
+Setting a field that a config sweeps fixes it; the values of an axis are --config.sweep.NAME, such
+as --config.sweep.rho="(.1,.2)".
+"""
+
+
 def main(argv: Sequence[str]) -> int:
     """Runs a command line (without the program's name); returns the exit status."""
     if {"--help", "-help", "-h"} & set(argv):
@@ -175,7 +181,7 @@ def main(argv: Sequence[str]) -> int:
                 raise UserError(f"no field's name holds {word!r}{nearest(word, sorted(names))}")
         if words:
             found = [row for row in found if any(word in row.name for word in words)]
-        print(markdown(found) if "--markdown" in argv else text(found), end="")
+        print(markdown(found) if "--markdown" in argv else text(found) + SWEPT, end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
