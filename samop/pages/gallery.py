@@ -19,7 +19,7 @@ CURVATURE = {
     "curvature_moments": "Moments of the Hessian of single examples. Bars: 95 % t intervals.",
     "curvature_ggn_moments": "Moments of the Gauss–Newton matrix. Bars: 95 % t intervals.",
     "spectrum": "Band: ± the standard error over the probes of one pair of runs, not over seeds.",
-    "curvature_training": "Lines: geometric means over seeds; thin: each run. No interval is drawn.",
+    "curvature_training": "Lines: geometric means over seeds; thin: each run. No interval drawn.",
 }
 
 
