@@ -15,12 +15,14 @@ class Progress:
     """
 
     EVERY_SECONDS = 15.0  # between lines where there is no terminal
+    TELLING = 0.03  # of the work, from which on what it took says something of the rest
 
     def __init__(self, runs: int, work: float, quiet: bool = False):
         self._quiet = quiet
         self.runs, self.work = runs, max(work, 1e-9)
         self.done, self.finished = 0.0, 0
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first: tuple[float, float] | None = None  # when work was first reported, and how much
         self._bar = None
         if sys.stderr.isatty() and not quiet:
             from rich.console import Console
@@ -56,6 +58,8 @@ class Progress:
         """
         self.done += work
         self.finished += finished
+        if self._first is None and self.done > 0:
+            self._first = time.monotonic(), self.done
         text = f"{self.finished}/{self.runs} runs  {what}"
         if self._bar:
             self._bar.update(self._task, description=text, completed=self.done, left=self._left())
@@ -73,10 +77,14 @@ class Progress:
             self._bar.update(self._task, total=self.work)
 
     def _left(self) -> str:
-        if self.done <= 0:
+        """What the rest takes at the pace since work was first reported: compiling comes before."""
+        if self._first is None:
             return ""
-        elapsed = time.monotonic() - self._started
-        return f"{duration(elapsed * (self.work - self.done) / self.done)} left"
+        began, before = self._first
+        if self.done - before < self.TELLING * self.work:
+            return ""
+        elapsed = time.monotonic() - began
+        return f"{duration(elapsed * (self.work - self.done) / (self.done - before))} left"
 
 
 def duration(seconds: float) -> str:
