@@ -74,17 +74,15 @@ def write(workdir: str | Path, *, allow_incomplete: bool = False) -> str:
         path = page(root)
         raise UserError(f"{error}; {path} shows what there is so far") from None
     table = results.table(runs)
-    if results.finished(runs).empty:
-        page(root)
+    found = _made(root, _standing(root), runs)
+    measured, timed = found.measured, found.timed
+    if measured is None or timed is None:  # no run is finished
+        pages.write(found)
         return table
-    measured = flatness.load(root, runs, allow_incomplete=True)  # its text says what is missing
-    timed = throughput.read(root, runs)
-    drawn = gallery.drawings(root, runs, measured)
     paths = [*_tables(runs, timed, root), *_curvature(runs, measured, root)]
-    for drawing in drawn:
+    for drawing in found.drawings:
         paths += figures.save(drawing.figure, root / "figures" / drawing.stem)
-    whole = pages.Material(root, _standing(root), runs, measured, timed, drawn, paths)
-    paths.append(pages.write(whole))
+    paths.append(pages.write(found._replace(files=tuple(paths))))
     wrote = "\n".join(f"wrote {path}" for path in paths)
     speed, compute = throughput.section(runs, timed), throughput.compute(runs, timed)
     parts = [table, flatness.section(runs, measured), speed, compute, wrote]
@@ -105,10 +103,13 @@ def material(root: Path) -> pages.Material:
     state = _standing(root)
     if not any(run.status != "missing" for run in state.runs):
         return pages.Material(root, state)
-    runs = results.load(root, allow_incomplete=True)
+    return _made(root, state, results.load(root, allow_incomplete=True))
+
+
+def _made(root: Path, state: standing.Standing, runs: pd.DataFrame) -> pages.Material:
     if results.finished(runs).empty:
         return pages.Material(root, state, runs, drawings=gallery.drawings(root, runs, None))
-    measured = flatness.load(root, runs, allow_incomplete=True)
+    measured = flatness.load(root, runs, allow_incomplete=True)  # its text says what is missing
     drawn = gallery.drawings(root, runs, measured)
     return pages.Material(root, state, runs, measured, throughput.read(root, runs), drawn)
 

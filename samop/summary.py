@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from samop import comparison, wording
+from samop.headline import Headline, headlines
 from samop.variants import EVALUATE_ELSEWHERE
 from samop.wording import COLUMNS, DASH, align, decimals, fill, p_text, signed, with_interval
 
@@ -28,7 +29,7 @@ def table(runs: pd.DataFrame) -> str:
     if gains.empty:
         return "No run is finished: there is nothing to compare yet.\n"
     best = comparison.gains(runs, epoch="best")
-    slopes = _slopes(runs)
+    said = {each.label: each for each in headlines(runs)}
     several = len(comparison.arms(runs)) > 1
     between = differences(runs) if several else pd.DataFrame()
     blocks = [_title(runs)]
@@ -38,7 +39,7 @@ def table(runs: pd.DataFrame) -> str:
         # The columns of an arm that was not run here may be missing altogether.
         by = [c for c in wording.panel_columns(runs) if c in gains]
         for arm, rows in here.groupby(by, dropna=False, sort=False):
-            blocks.append(_block(dict(zip(by, arm)), rows, best.loc[rows.index], slopes, runs))
+            blocks.append(_block(dict(zip(by, arm)), rows, best.loc[rows.index], said, runs))
         if several:
             blocks += _all_arms(condition, here, runs)
             blocks += _between(condition, between, runs)
@@ -122,61 +123,18 @@ def rule(done: pd.DataFrame) -> str:
     )
 
 
-def _slopes(runs: pd.DataFrame) -> pd.DataFrame:
-    return pd.concat([comparison.slopes(runs, widths=widths) for widths in ("all", "upper")])
+def gain_cells(rows: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
+    """Of each row of `comparison.gains`, as every table writes it: parameters, means, gain, p, ρ*.
 
-
-def _headline(key: Mapping[str, object], slopes: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """One sentence on how the gain changes with width; says why where it cannot be said."""
+    Args:
+      rows: of one condition and arm.
+      runs: table of `samop.results.load`.
+    """
     metric = comparison.metric(runs)
-    here = slopes
-    if len(slopes):
-        here = comparison.matches(slopes, key, [c for c in key if c in slopes])
-    if here.empty:
-        return "no gain can be computed: it takes base and perturbed runs of one seed"
-    slope = here.iloc[0]
-    if not np.isfinite(slope["slope"]):
-        one = slope["n_widths"] < 2
-        return "one width: no slope" if one else "no seed has a gain at every width: no slope"
-    unit = f"{wording.unit_label(metric)} per doubling of the parameters"
-    digits = decimals([slope["slope_half95"]], metric)
-    text = with_interval(slope["slope"], slope["slope_half95"], digits, sign=True)
-    if slope["n"] < 2:
-        return f"slope {text} {unit}; one seed gives no interval"
-    clear = abs(slope["slope"]) > slope["slope_half95"]
-    verb = "has no clear trend" if not clear else "grows" if slope["slope"] > 0 else "falls"
-    p = p_text(slope["p"])
-    sentence = (
-        f"the gain {verb}{' with width' if clear else ''}: {text} {unit} "
-        f"({slope['n']} seeds, p {p.replace('<', '< ') if p[0] == '<' else '= ' + p})"
-    )
-    for _, upper in here.iloc[1:].iterrows():
-        alone = with_interval(upper["slope"], upper["slope_half95"], digits, sign=True)
-        sentence += f"; over the {upper['n_widths']} largest widths alone {alone}"
-    return sentence
-
-
-def _block(
-    key: Mapping[str, object],
-    rows: pd.DataFrame,
-    best: pd.DataFrame,
-    slopes: pd.DataFrame,
-    runs: pd.DataFrame,
-) -> str:
-    metric = comparison.metric(runs)
-    label = wording.panel_label(key, runs)
-    sentence = _headline(key, slopes, runs)
-    title = f"{label}: {sentence}" if label else sentence[0].upper() + sentence[1:]
     means = decimals([*rows["base_half95"], *rows["sam_half95"]], metric)
     digits = decimals(rows["gain_half95"], metric)
-    none = key["transform"] == "none"
-    sam = wording.sam_label(runs) if none else wording.arm_label(key, runs)
-    plain = sam.partition(" (")[0]  # the title says which kind
-    base = wording.base_label(runs)
-    header = ["width", "parameters", base, plain, "gain", "p (Holm)", "ρ*"]
-    lines = [
+    return [
         [
-            row["width"],
             f"{int(row['parameters']):,}",
             with_interval(row["base_mean"], row["base_half95"], means),
             with_interval(row["sam_mean"], row["sam_half95"], means),
@@ -186,6 +144,48 @@ def _block(
         ]
         for _, row in rows.iterrows()
     ]
+
+
+def difference_cells(wide: pd.DataFrame, runs: pd.DataFrame) -> list[list[str]]:
+    """Of each row of `differences` at one width: the variant, its difference, p, its compute."""
+    digits = decimals(wide["difference_half95"], comparison.metric(runs))
+    return [
+        [
+            wording.arm_label(dict(row), runs),
+            with_interval(row["difference"], row["difference_half95"], digits, sign=True),
+            p_text(row["p_holm"]),
+            f"{row['grad_evals'] / row['reference_grad_evals']:.3g}×",
+        ]
+        for _, row in wide.iterrows()
+    ]
+
+
+def sides(key: Mapping[str, object], runs: pd.DataFrame) -> tuple[str, str]:
+    """What base and perturbed optimiser of an arm are called; a title says which kind of it."""
+    none = key["transform"] == "none"
+    sam = wording.sam_label(runs) if none else wording.arm_label(key, runs)
+    return wording.base_label(runs), sam.partition(" (")[0]
+
+
+def _sentence(said: Headline) -> str:
+    """A headline for the terminal; what the widest network gained stands in the table."""
+    source = f" ({said.source})" if said.source else ""
+    label = f"{said.label}: " if said.label else ""
+    return f"{label}{said.text}{source}{'. ' + said.upper if said.upper else '.'}"
+
+
+def _block(
+    key: Mapping[str, object],
+    rows: pd.DataFrame,
+    best: pd.DataFrame,
+    said: Mapping[str, Headline],
+    runs: pd.DataFrame,
+) -> str:
+    title = _sentence(said[wording.panel_label(key, runs)])
+    digits = decimals(rows["gain_half95"], comparison.metric(runs))
+    base, plain = sides(key, runs)
+    header = ["width", "parameters", base, plain, "gain", "p (Holm)", "ρ*"]
+    lines = [[width, *cells] for width, cells in zip(rows["width"], gain_cells(rows, runs))]
     text = f"{fill(title)}\n\n{align(header, lines)}"
     if not rows["gain"].notna().any():
         return text
@@ -278,17 +278,8 @@ def _between(
     metric = comparison.metric(runs)
     tests = int(here["p"].notna().sum())
     wide = here[here["parameters"] == here["parameters"].max()]
-    digits = decimals(wide["difference_half95"], metric)
     reference = wording.LABELS[REFERENCE]
-    lines = [
-        [
-            wording.arm_label(dict(row), runs),
-            with_interval(row["difference"], row["difference_half95"], digits, sign=True),
-            p_text(row["p_holm"]),
-            f"{row['grad_evals'] / row['reference_grad_evals']:.3g}×",
-        ]
-        for _, row in wide.iterrows()
-    ]
+    lines = difference_cells(wide, runs)
     width = wide["width"].iloc[0]
     header = [f"at {width}", f"better than {reference} by", "p (Holm)", f"compute of {reference}"]
     label = wording.condition_label(condition, runs)

@@ -57,6 +57,13 @@ def digits_enough(value: float, half: float, digits: int) -> int:
     return digits
 
 
+def slope_text(slope: pd.Series, metric: Metric) -> str:
+    """A slope of `comparison.slopes` with its interval, never ± 0.00 of one that is there."""
+    value, half = slope["slope"], slope["slope_half95"]
+    digits = digits_enough(value, half, decimals([half], metric))
+    return with_interval(value, half, digits, sign=True)
+
+
 def p_text(p: float) -> str:
     """0.012, <0.001 or a dash."""
     return DASH if not np.isfinite(p) else "<0.001" if p < 0.001 else f"{p:.3f}"

@@ -86,6 +86,7 @@ LAYERS = {
         "throughput",
         "figures",
         "report",
+        "headline",
         "pages",
         "follow",
         "curvature",
@@ -99,8 +100,8 @@ LAYERS = {
 LAYER = {name: layer for layer, names in LAYERS.items() for name in names}
 NO_JAX = (
     "statistics", "pairing", "comparison", "wording", "radius", "varying", "results", "curves",
-    "summary", "figures", "report", "pages", "follow", "records", "cli", "flatness", "throughput",
-    "claims", "submit", "shipped", "overrides", "commands", "limits", "meanings",
+    "summary", "headline", "figures", "report", "pages", "follow", "records", "cli", "flatness",
+    "throughput", "claims", "submit", "shipped", "overrides", "commands", "limits", "meanings",
 )  # fmt: skip
 
 

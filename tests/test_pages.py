@@ -15,8 +15,8 @@ from scipy import stats
 
 from samop import config, pages, records, report, results, wording
 from samop.errors import UserError
+from samop.headline import headlines
 from samop.pages import gallery, pictures, standing
-from samop.pages.headline import headlines
 
 VOID = {"meta", "link"}
 

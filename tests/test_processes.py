@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from samop import checkpoint, processes, records, stopping
+from samop import checkpoint, main, processes, records, stopping
 from samop.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("unoptimized")
@@ -316,3 +316,26 @@ def test_a_state_in_parts_is_divided_over_processes(tmp_path):
         for file in (tmp_path / "w" / "groups").glob("*/members.json")
     ]
     assert [(x["batch"], x["divided"]) for x in layouts] == [(2, True)] * len(layouts)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_what_is_left_where_another_process_went_is_one_line(monkeypatch, capsys, others):
+    """Of a process alone such an error is its own, and comes with where it came from."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(processes, "several", lambda: others)
+    monkeypatch.setattr(main, "set_up", lambda request: None)
+
+    def execute(request):
+        raise jax.errors.JaxRuntimeError("Gloo AllReduce failed: closed by peer\nand more")
+
+    monkeypatch.setattr(main, "execute", execute)
+    try:
+        with contextlib.nullcontext() if others else pytest.raises(jax.errors.JaxRuntimeError):
+            assert main.main([f"--config={CONFIG}:"]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr().err
+    if others:
+        assert said.startswith("error: what all processes compute together failed")
+        assert "closed by peer; the same command resumes" in said
+        assert said.count("\n") == 1

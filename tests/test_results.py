@@ -462,7 +462,7 @@ def test_planted_slope_and_table(tmp_path):
     text = results.table(table)
     assert max(map(len, text.splitlines())) <= 100
     for words in (
-        "clean labels: the gain grows with width: +2.57 ± 0.00 points",
+        "clean labels: SAM’s gain over SGD grows by +2.57 ± 0.00 points per doubling",
         "40 % label noise",
         "4 seeds",
         "last epoch (2)",
@@ -482,7 +482,7 @@ def test_planted_slope_and_table(tmp_path):
     [
         ({"seeds": 1}, "one seed"),
         ({"rhos": (0.1,)}, "only ρ = 0.1 was run"),
-        ({"widths": (4,)}, "One width: no slope"),
+        ({"widths": (4,)}, "changes with width cannot be said: one width was run"),
         ({"rhos": ()}, "only base runs"),
         ({"seeds": 1, "rhos": (0.1,), "widths": (8,)}, "one seed"),
         ({"rhos": (0.0, 0.1)}, "contains 0"),

@@ -466,7 +466,7 @@ def test_side_by_side(tmp_path):
     assert lines[2].split()[-1] == "1×"
     assert lines[3].split()[-1] == "0.6×"
     # One block for each variant comes before, under the variant's own name.
-    assert "clean labels, LookSAM: the gain has no clear trend" in text
+    assert "clean labels, LookSAM: LookSAM’s gain over SGD has no clear trend" in text
     assert "gain: variant − SGD in points" in words(text)
 
 
@@ -477,8 +477,8 @@ def test_many_variants_fit_the_terminal(tmp_path):
     assert max(map(len, text.splitlines())) <= 100
     for name in names:
         assert (
-            f"\n{variants.LABELS[name]}: One width" in text
-            or f"{variants.LABELS[name]}: one" in text
+            f"\n{variants.LABELS[name]}: How {variants.LABELS[name]}’s gain over SGD changes"
+            in text
         )
 
 

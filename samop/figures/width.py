@@ -241,14 +241,11 @@ def _slope_text(panel: Panel, slopes: Mapping[str, pd.DataFrame], metric: Metric
     if found["all"].empty or not np.isfinite(found["all"]["slope"].iloc[0]):
         return
     full = found["all"].iloc[0]
-    digits = wording.decimals([full["slope_half95"]], metric)
-
-    def text(row):
-        return wording.with_interval(row["slope"], row["slope_half95"], digits, sign=True)
-
-    line = f"{text(full)} {wording.unit_label(metric)} per doubling of the parameters"
+    where, unit = wording.gained_in(metric)
+    line = f"{wording.slope_text(full, metric)}{unit}{where} per doubling of the parameters"
     for _, upper in found["upper"].iterrows():
-        line += f"\n{text(upper)} over the {upper['n_widths']} largest widths alone"
+        text = wording.slope_text(upper, metric)
+        line += f"\n{text} over the {upper['n_widths']} largest widths alone"
     panel.axes.text(
         0, 1.03, line, transform=panel.axes.transAxes, size=8.5, color=FAINT, va="bottom"
     )

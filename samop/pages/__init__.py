@@ -15,9 +15,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from samop import comparison, flatness, summary, throughput
+from samop.headline import headlines
 from samop.pages import pictures, surroundings, tables
 from samop.pages.gallery import SECTIONS, Drawing
-from samop.pages.headline import headlines
 from samop.pages.standing import Standing
 from samop.records import write_atomic
 

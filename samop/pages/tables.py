@@ -9,7 +9,7 @@ import pandas as pd
 from samop import comparison, flatness, summary, throughput, wording
 from samop.flatness import QUANTITIES, ratio_text
 from samop.flatness.summary import number, trend
-from samop.wording import decimals, p_text, with_interval
+from samop.wording import decimals, with_interval
 
 
 class Strip(NamedTuple):
@@ -65,38 +65,25 @@ def _gain_table(
 ) -> Table:
     metric = comparison.metric(runs)
     label = wording.panel_label(key, runs)
-    means = decimals([*rows["base_half95"], *rows["sam_half95"]], metric)
     digits = decimals(rows["gain_half95"], metric)
-    none = key["transform"] == "none"
-    arm = wording.sam_label(runs) if none else wording.arm_label(key, runs)
-    unit = wording.unit_label(metric)
     header = (
         "width",
         "parameters",
-        wording.base_label(runs),
-        arm.partition(" (")[0],
-        f"gain ({unit})",
+        *summary.sides(key, runs),
+        f"gain ({wording.unit_label(metric)})",
         "p (Holm)",
         "ρ*",
         "gain at best epoch",
         "n",
         "gain, ± 95 %",
     )
-    strips = _strips(rows)
     lines = []
-    for strip, (where, row) in zip(strips, rows.iterrows()):
+    for cells, strip, (where, row) in zip(
+        summary.gain_cells(rows, runs), _strips(rows), rows.iterrows()
+    ):
         early = best.loc[where]
-        cells = (
-            f"{int(row['parameters']):,}",
-            with_interval(row["base_mean"], row["base_half95"], means),
-            with_interval(row["sam_mean"], row["sam_half95"], means),
-            with_interval(row["gain"], row["gain_half95"], digits, sign=True),
-            p_text(row["p_holm"]),
-            summary.rho_text(row),
-            with_interval(early["gain"], early["gain_half95"], digits, sign=True),
-            f"{int(row['n'])}",
-        )
-        lines.append(Row(str(row["width"]), cells, strip))
+        later = with_interval(early["gain"], early["gain_half95"], digits, sign=True)
+        lines.append(Row(str(row["width"]), (*cells, later, f"{int(row['n'])}"), strip))
     return Table(label[:1].upper() + label[1:], header, tuple(lines))
 
 
@@ -132,26 +119,13 @@ def variant_tables(runs: pd.DataFrame, between: pd.DataFrame) -> list[Table]:
         if rows.empty:
             continue
         wide = rows[rows["parameters"] == rows["parameters"].max()]
-        digits = decimals(wide["difference_half95"], metric)
-        lines = [
-            Row(
-                wording.arm_label(dict(row), runs),
-                (
-                    with_interval(row["difference"], row["difference_half95"], digits, sign=True),
-                    p_text(row["p_holm"]),
-                    f"{row['rho_star']:g}",
-                    f"{row['grad_evals'] / row['reference_grad_evals']:.3g}×",
-                ),
-            )
-            for _, row in wide.iterrows()
-        ]
+        lines = [Row(name, tuple(cells)) for name, *cells in summary.difference_cells(wide, runs)]
         label = wording.condition_label(dict(zip(by, values)), runs)
         title = f"{label[:1].upper()}{label[1:]}, at {wide['width'].iloc[0]}".removeprefix(", ")
         header = (
             "variant",
             f"better than {reference} by ({wording.unit_label(metric)})",
             "p (Holm)",
-            "ρ*",
             f"compute of {reference}",
         )
         tables.append(Table(title[:1].upper() + title[1:], header, tuple(lines)))
@@ -179,9 +153,7 @@ def _curvature_table(
     key: Mapping[str, Any], rows: pd.DataFrame, trends: pd.DataFrame, runs: pd.DataFrame
 ) -> Table:
     names = [name for name in QUANTITIES if (rows["quantity"] == name).any()]
-    base = wording.base_label(runs)
-    arm = wording.sam_label(runs) if key["transform"] == "none" else wording.arm_label(key, runs)
-    sam = arm.partition(" (")[0]
+    base, sam = summary.sides(key, runs)
     both = rows["ratio"].notna().any()
     first = names[0]
     lines = []

@@ -8,26 +8,33 @@ import pandas as pd
 
 from samop import comparison, wording
 from samop.comparison import Metric
-from samop.wording import decimals, digits_enough, p_text, with_interval
+from samop.wording import decimals, p_text, slope_text, with_interval
 
 
 class Headline(NamedTuple):
     """The sentence of one condition and kind of perturbation.
 
     Attributes:
-      label: what sets it apart from the others; empty where it is alone.
+      label: `wording.panel_label`, what sets it apart from the others; empty where it is alone.
       trend: grows, behind (it grows, and the widest network still loses), falls, none (its
         interval contains 0) or unknown.
       text: the sentence, without the full stop.
       source: the kind of interval, seeds and p, where there is an interval.
-      more: further sentences: the larger half of the widths, the widest network.
+      upper: a sentence on the larger half of the widths; empty where there is none.
+      widest: a sentence on the widest network; empty where nothing was gained by any.
     """
 
     label: str
     trend: str
     text: str
     source: str
-    more: tuple[str, ...]
+    upper: str = ""
+    widest: str = ""
+
+    @property
+    def more(self) -> tuple[str, ...]:
+        """Further sentences."""
+        return tuple(sentence for sentence in (self.upper, self.widest) if sentence)
 
 
 def headlines(runs: pd.DataFrame) -> list[Headline]:
@@ -62,10 +69,9 @@ def _headline(
 ) -> Headline:  # fmt: skip
     metric = comparison.metric(runs)
     label = wording.panel_label(key, runs)
-    label = label[:1].upper() + label[1:]
     if not rows["gain"].notna().any():
         text = "No gain can be computed: it takes base and perturbed runs of one seed"
-        return Headline(label, "unknown", text, "", ())
+        return Headline(label, "unknown", text, "")
     arm = wording.arm_label(key, runs).partition(" (")[0]
     base = wording.base_label(runs)
     where, unit = wording.gained_in(metric)
@@ -81,13 +87,13 @@ def _headline(
             else "only one width has a gain so far"
         )
         text = f"How {who} changes with width cannot be said: {why}"
-        return Headline(label, "unknown", text, "", (widest,))
+        return Headline(label, "unknown", text, "", widest=widest)
     slope = slopes["all"].iloc[0]
     per = f"{unit} per doubling of the parameters"
-    change = _slope_text(slope, metric)
+    change = slope_text(slope, metric)
     if slope["n"] < 2:
         text = f"{who} changes by {change}{per}; one seed gives no interval, so this may be chance"
-        return Headline(label, "unknown", text, "", (widest,))
+        return Headline(label, "unknown", text, "", widest=widest)
     p = p_text(slope["p"])
     left = f", {slope['n_left_out']:g} left out" if slope["n_left_out"] else ""
     p = p.replace("<", "< ") if p.startswith("<") else f"= {p}"
@@ -103,18 +109,12 @@ def _headline(
         trend, text = "behind", f"{text}, and {arm} stays behind"
     else:
         trend, text = "grows", f"{who} grows by {change}{per}, {ends}"
-    more = [_upper(upper, per, metric) for _, upper in slopes["upper"].iterrows()]
-    return Headline(label, trend, text, source, (*more, widest))
+    upper = [_upper(upper, per, metric) for _, upper in slopes["upper"].iterrows()]
+    return Headline(label, trend, text, source, "".join(upper), widest)
 
 
 def _clear(slope: pd.Series) -> bool:
     return bool(abs(slope["slope"]) > slope["slope_half95"])
-
-
-def _slope_text(slope: pd.Series, metric: Metric) -> str:
-    value, half = slope["slope"], slope["slope_half95"]
-    digits = digits_enough(value, half, decimals([half], metric))
-    return with_interval(value, half, digits, sign=True)
 
 
 def _upper(slope: pd.Series, per: str, metric: Metric) -> str:
@@ -123,7 +123,7 @@ def _upper(slope: pd.Series, per: str, metric: Metric) -> str:
     if not np.isfinite(slope["slope"]):
         return f"{start}: no seed has a gain at each of them."
     seeds = f"{slope['n']:g} seed{'' if slope['n'] == 1 else 's'}"
-    text = f"{start}: {_slope_text(slope, metric)}{per} ({seeds})"
+    text = f"{start}: {slope_text(slope, metric)}{per} ({seeds})"
     if slope["n"] > 1 and not _clear(slope):
         text += ", no clear trend"
     return f"{text}."
