@@ -6,6 +6,7 @@ import numpy as np
 import planted
 import pytest
 from absl import flags
+from figure_checks import assert_on_the_page, texts
 from matplotlib.colors import to_hex
 
 from samop import figures, report, results, throughput
@@ -30,14 +31,6 @@ def runs(tmp_path_factory):
 
 def headline(axes):
     return max(axes.lines, key=lambda line: line.get_linewidth())
-
-
-def texts(figure):
-    found = [t.get_text() for t in figure.texts]
-    for axes in figure.axes:
-        found += [axes.get_title("left"), axes.get_ylabel(), *(t.get_text() for t in axes.texts)]
-        found += [label.get_text() for label in axes.get_xticklabels()]
-    return "\n".join([*found, *(t.get_text() for t in figure.legends[0].get_texts())])
 
 
 def test_width_gap_shows_the_gains(runs):
@@ -108,16 +101,8 @@ def test_accuracy_shows_both_arms(runs):
 def test_other_shapes(tmp_path, kwargs):
     runs = results.load(planted.sweep(tmp_path, planted.grid(collapse, **kwargs)))
     for figure in (figures.width_gap(runs), figures.accuracy(runs)):
-        figure.draw_without_rendering()
         assert len(figure.axes) == len(kwargs.get("noises", (0,)))
-        # The legend and the heads are inside the page.
-        page = figure.bbox
-        for item in (*figure.legends, *figure.texts):
-            box = item.get_window_extent()
-            assert page.x0 <= box.x0
-            assert box.x1 <= page.x1
-            assert page.y0 <= box.y0
-            assert box.y1 <= page.y1
+        assert_on_the_page(figure)
 
 
 def test_loss(tmp_path):

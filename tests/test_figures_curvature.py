@@ -3,6 +3,7 @@ import math
 import numpy as np
 import planted
 import pytest
+from figure_checks import assert_on_the_page, texts
 from matplotlib.colors import to_hex
 
 from samop import comparison, figures, flatness, results
@@ -50,15 +51,6 @@ def written(folder, value=curvature, epochs=(0, 2, 4, 6), grid=None, **kwargs):
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory):
     return written(tmp_path_factory.mktemp("sweep"), noises=(0.0, 0.4))
-
-
-def texts(figure):
-    found = [t.get_text() for t in figure.texts]
-    for axes in figure.axes:
-        found += [axes.get_title("left"), axes.get_ylabel(), axes.get_xlabel()]
-        found += [t.get_text() for t in axes.texts]
-        found += [label.get_text() for label in axes.get_xticklabels()]
-    return "\n".join([*found, *(t.get_text() for t in figure.legends[0].get_texts())])
 
 
 def panel(figure, title):
@@ -272,15 +264,8 @@ def test_other_shapes(tmp_path, kwargs):
     found = figures.curvatures(runs, measured)
     assert ("curvature_training" in found) == ("epochs" not in kwargs)
     for figure in found.values():
-        figure.draw_without_rendering()
-        page = figure.bbox
         inside = [t for axes in figure.axes for t in (*axes.texts, axes.title, axes._left_title)]
-        for item in (*figure.legends, *figure.texts, *inside):
-            box = item.get_window_extent()
-            assert page.x0 <= box.x0, item
-            assert box.x1 <= page.x1, item
-            assert page.y0 <= box.y0, item
-            assert box.y1 <= page.y1, item
+        assert_on_the_page(figure, inside)
         # No title runs into its neighbour.
         for axes in figure.axes:
             box = axes._left_title.get_window_extent()

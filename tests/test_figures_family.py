@@ -5,9 +5,10 @@ import itertools
 import numpy as np
 import planted
 import pytest
+from figure_checks import assert_on_the_page, texts
 from matplotlib.colors import to_hex
 from scipy import optimize
-from test_figures import GAIN, texts
+from test_figures import GAIN
 
 from samop import comparison, figures, results, wording
 from samop.errors import UserError
@@ -162,15 +163,7 @@ def test_other_shapes_of_variants(tmp_path, kwargs):
     runs = results.load(planted.sweep(tmp_path, runs))
     one = comparison.only(runs, comparison.arms(runs)[-1])
     for figure in (figures.variants(runs), figures.accuracy(runs), figures.width_gap(one)):
-        figure.draw_without_rendering()
-        page = figure.bbox
-        beside = [t for axes in figure.axes for t in axes.texts]
-        for item in (*figure.legends, *figure.texts, *beside):
-            box = item.get_window_extent()
-            assert page.x0 <= box.x0, item
-            assert box.x1 <= page.x1, item
-            assert page.y0 <= box.y0, item
-            assert box.y1 <= page.y1, item
+        assert_on_the_page(figure, [t for axes in figure.axes for t in axes.texts])
         for axes in figure.axes:
             low, high = axes.get_xlim()
             for x, _ in drawn(axes, 1).values():

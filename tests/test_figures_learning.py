@@ -5,6 +5,7 @@ import math
 import numpy as np
 import planted
 import pytest
+from figure_checks import texts
 from matplotlib.colors import to_hex
 
 from samop import curves, figures, results
@@ -33,14 +34,6 @@ def lines(axes):
     """Colour → (x, y) of the thick lines."""
     thick = [line for line in axes.lines if line.get_linewidth() == 1.8]
     return {to_hex(line.get_color()): (line.get_xdata(), line.get_ydata()) for line in thick}
-
-
-def texts(figure):
-    found = [t.get_text() for t in (*figure.texts, *figure.legends[0].get_texts())]
-    for axes in figure.axes:
-        found += [axes.get_title("left"), axes.get_xlabel(), axes.get_ylabel()]
-        found += [t.get_text() for t in axes.texts]
-    return "\n".join(found)
 
 
 def expected(runs, hidden, noise, rho):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import planted
 import pytest
+from figure_checks import assert_on_the_page
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from test_figures import collapse
@@ -104,15 +105,8 @@ def seen(axes, x=None, y=None):
 @pytest.mark.parametrize("name", NAMES)
 def test_texts_are_on_the_page_and_apart(drawn, name):
     figure = drawn[name]
-    figure.draw_without_rendering()
-    page = figure.bbox
     everything = [t for axes in figure.axes for t in axes.texts if t.get_text().strip()]
-    for item in [*everything, *figure.texts, *figure.legends]:
-        box = item.get_window_extent()
-        assert page.x0 - 1 <= box.x0, item
-        assert box.x1 <= page.x1 + 1, item
-        assert page.y0 - 1 <= box.y0, item
-        assert box.y1 <= page.y1 + 1, item
+    assert_on_the_page(figure, everything, slack=1)
     boxes = written_texts(figure)
     assert len(boxes) > 5
     for (one, first), (other, second) in itertools.combinations(boxes, 2):
