@@ -82,6 +82,13 @@ def test_a_client_that_leaves_no_file(tmp_path, monkeypatch):
         load("mnist")
 
 
+def test_a_client_s_own_warnings_are_no_errors(tmp_path, monkeypatch):
+    fake_client(tmp_path, monkeypatch, 'test -z "$PYTHONWARNINGS"')
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    (tmp_path / "work").mkdir()
+    client.run_client(["npm"], tmp_path / "work")
+
+
 def test_a_missing_client_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(packages.CLIENTS, "npm", packages._npm)

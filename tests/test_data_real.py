@@ -109,6 +109,6 @@ def test_no_network_ends_within_ten_seconds(tmp_path):
         text=True,
         timeout=10,
     )
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "(4) package: npm failed" in run.stderr
     assert "Traceback" not in run.stderr

@@ -74,11 +74,13 @@ def run_client(command: list[str], folder: Path, advice: str = "") -> None:
     """
     name = Path(command[0]).name if "pip" not in command else "pip"
     log = folder.parent / f"{folder.name}.log"  # beside the folder: a log is no download
+    # Where warnings are errors, as in our tests, pip's own of itself are not meant.
+    surroundings = {k: v for k, v in os.environ.items() if k != "PYTHONWARNINGS"}
     with log.open("w+b") as output:
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env={**os.environ, "TMPDIR": str(folder)},
+            env={**surroundings, "TMPDIR": str(folder)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
