@@ -5,6 +5,15 @@ import tempfile
 
 # Before anything computes; the commands that tests start, and xdist's workers, inherit it.
 os.environ.setdefault("SAMOP_CACHE", tempfile.mkdtemp(prefix="samop-tests-"))
+# Many tests train the same small networks: compile each program once a session.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["SAMOP_CACHE"], "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+# Small networks run a moment and compile for long, so that XLA is to think little about each. With
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite takes three times as long and tests what users get.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 
 import jax
 import pytest
@@ -13,9 +22,6 @@ from offered import offer as offer
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Many tests train the same small networks: compile each once a session.
-jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["SAMOP_CACHE"], "xla"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 @pytest.fixture
@@ -25,15 +31,12 @@ def x64():
         yield
 
 
-@pytest.fixture(scope="module")
-def unoptimized():
-    """Compiles without XLA's optimisations, in commands that a test starts too.
-
-    For modules that are about who trains what and when: small networks compile for long and run a
-    moment. What is equal to the last bit is equal under either.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture
+def optimized(monkeypatch):
+    """Compiles as users do, in commands that a test starts too: where that is what is tested."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

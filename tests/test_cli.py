@@ -15,8 +15,6 @@ from samop import config as configs
 from samop.data import __main__ as data_command
 from samop.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 ROOT = Path(__file__).parent.parent
 DIGITS = str(ROOT / "configs" / "digits_width.py")
 CIFAR = str(ROOT / "configs" / "cifar_width.py")

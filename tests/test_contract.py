@@ -3,8 +3,6 @@
 import contract
 import pytest
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 
 @pytest.mark.parametrize("name", contract.CASES)
 @pytest.mark.parametrize("check", contract.PROPERTIES)

@@ -40,8 +40,8 @@ def draw(size, seed, channels=FEW, images=5):
 
 
 def both(test):
-    """Calls `test` with ours and with XLA's and compares all it returns."""
-    ours, theirs = test(conv.conv), test(stock)
+    """Calls `test`, compiled, with ours and with XLA's and compares all it returns."""
+    ours, theirs = (jax.jit(functools.partial(test, function))() for function in (conv.conv, stock))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert a.dtype == b.dtype
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
@@ -147,21 +147,22 @@ def test_under_shard_map(x64):
         np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("product", [False, True], ids=["gradient", "Hessian product"])
-def test_a_loop_holds_no_convolution_that_the_cpu_is_slow_at(product):
-    """XLA:CPU's fast kernel takes plain ones: channels last, nothing dilated or reversed."""
+@pytest.mark.usefixtures("optimized")
+def test_a_loop_holds_no_convolution_that_the_cpu_is_slow_at():
+    """XLA:CPU's fast kernel takes plain ones: channels last, nothing dilated or reversed.
+
+    Of a Hessian product, which computes the gradient on its way.
+    """
     model = ResNet18(8, 10)
     x = jnp.ones((4, 32, 32, 3))
     variables = model.init(jax.random.key(0), x)
     rest = {"batch_stats": variables["batch_stats"]}
     loss = lambda p: jnp.mean(model.apply({"params": p, **rest}, x) ** 2)  # noqa: E731
-    derivative = jax.grad(loss)
-    if product:
-        derivative = lambda p: jax.jvp(jax.grad(loss), (p,), (p,))[1]  # noqa: E731
+    product = lambda p: jax.jvp(jax.grad(loss), (p,), (p,))[1]  # noqa: E731
 
     @jax.jit
     def descend(params):
-        step = lambda i, p: jax.tree.map(lambda w, g: w - g, p, derivative(p))  # noqa: E731
+        step = lambda i, p: jax.tree.map(lambda w, g: w - g, p, product(p))  # noqa: E731
         return lax.fori_loop(0, 3, step, params)
 
     text = descend.lower(variables["params"]).compile().as_text()
@@ -203,6 +204,7 @@ def test_pieces_are_pieces(pieces):
     assert ("while" in text) == pieces
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(("size", "strides", "pads"), CASES[:2])
 def test_low_precision_gradients_are_as_exact_as_xla_s(monkeypatch, dtype, size, strides, pads):

@@ -16,13 +16,13 @@ def leaves(tree):
     return [np.asarray(x) for x in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet18"])
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("model", ["mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_rho_zero_is_the_base_optimiser_bit_for_bit(model):
-    base = point(optimizer__name="base", optimizer__weight_decay=5e-4)
+    fields = {"optimizer__weight_decay": 5e-4, "data__train_size": 96}
+    base, sam = point(optimizer__name="base", **fields), point(optimizer__rho=0.0, **fields)
     if model == "resnet18":
-        base["model"] = {"name": "resnet18", "filters": 2}
-    sam = point(optimizer__rho=0.0, optimizer__weight_decay=5e-4)
-    sam["model"] = base["model"]
+        base["model"] = sam["model"] = {"name": "resnet18", "filters": 2}
     plain, plain_metrics = first_epochs(prepared([[base]]), 2)
     ours, our_metrics = first_epochs(prepared([[sam]]), 2)
     for a, b in zip(leaves(plain), leaves(ours), strict=True):

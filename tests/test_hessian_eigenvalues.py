@@ -13,8 +13,6 @@ from samop import hessian
 from samop.errors import UserError
 
 # Values are compared, not programs.
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 KEY = jax.random.key(0)
 
 

@@ -14,8 +14,6 @@ from samop.hessian.moments import Terms
 from samop.hessian.operators import Kind
 
 # Values are compared, not programs.
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 KEY = jax.random.key(0)
 MLP = hm.network("mlp")
 V = np.random.default_rng(0).normal(size=57)

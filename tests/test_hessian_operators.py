@@ -12,8 +12,6 @@ from samop import hessian
 from samop.errors import UserError
 
 # Values are compared, not programs.
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 RNG = np.random.default_rng(0)
 TIGHT = 1e-9
 MLP = hm.network("mlp")

@@ -11,8 +11,6 @@ from samop import hessian
 from samop.errors import UserError
 
 # Values are compared, not programs.
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 KEY = jax.random.key(0)
 RHO = 0.3
 SHAPES = {"first": {"kernel": (2, 3), "bias": (3,)}, "last": {"kernel": (2,)}, "scale": ()}

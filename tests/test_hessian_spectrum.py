@@ -13,8 +13,6 @@ from scipy import integrate, stats
 from samop import hessian
 
 # Values are compared, not programs.
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 KEY = jax.random.key(0)
 SPECTRUM = np.array([3.0, 1.5, 1.0, 0.5, 0.2, 0.1, 0.01, 0.0, -0.3, -0.7])
 RNG = np.random.default_rng(0)

@@ -72,10 +72,6 @@ def run(tmp_path, monkeypatch):
         "JUPYTER_CONFIG_DIR": str(tmp_path / "jupyter"),
         "JUPYTER_RUNTIME_DIR": sockets,
         "JAX_PLATFORMS": "cpu",
-        # Small networks run a moment and compile for long.
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["SAMOP_CACHE"]) / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -17,8 +17,6 @@ import pytest
 from samop import checkpoint, main, processes, records, stopping
 from samop.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 CONFIG = Path(__file__).parent / "processes_config.py"
 LONG = "epochs=3000"  # a minute or so: it is stopped before
 

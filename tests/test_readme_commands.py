@@ -87,6 +87,7 @@ def smaller(command):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_readme_commands_are_executed(tmp_path):
     """One after another, in a folder with what a checkout has."""
     for folder in ("configs", "experiments"):

@@ -121,7 +121,7 @@ def run(model="vit", **fields):
     return config
 
 
-@pytest.mark.parametrize("model", ["vit", "resnet18"])
+@pytest.mark.parametrize("model", ["vit", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_run_of_a_sweep_is_the_same(model, x64):
     """Ten steps of SAM, statistics and all; of the ViT also two radii vmapped, in less memory."""
     # A vmap over kernels takes long to compile: of the ViT alone.

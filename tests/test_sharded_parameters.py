@@ -12,8 +12,6 @@ from samop import checkpoint, groups, layouts, loop, sharding, sweep
 from samop import config as configs
 from samop.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 TEN_STEPS = {"train__epochs": 1, "data__train_size": 160, "train__batch_size": 16}
 WIDE = {"model__hidden": (64, 64), **TEN_STEPS}
 CASES = {

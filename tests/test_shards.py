@@ -13,8 +13,6 @@ from small import point, small_plan
 from samop import cli, groups, plans, shards, sweep, timings
 from samop.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 ROOT = Path(__file__).parent.parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits_width.py'}"
 AXES = {

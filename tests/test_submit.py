@@ -12,8 +12,6 @@ import pytest
 from samop import submit
 from samop.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("unoptimized")
-
 submitit = pytest.importorskip("submitit")
 ROOT = Path(__file__).parent.parent
 DIGITS = f"--config={ROOT / 'configs' / 'digits_width.py'}:smoke,width=4-4"
