@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from samop import records, variants
 
 ACCURACY = {"name": "accuracy", "higher_is_better": True, "scale": 100, "unit": "points"}
@@ -173,3 +175,13 @@ def measured(runs: list[dict[str, Any]], value, epochs=None) -> list[dict[str, A
         if rows:
             item["curvature"] = rows
     return runs
+
+
+def random_grid(seed=0, **kwargs):
+    """A grid of runs with random values in three epochs."""
+    rng = np.random.default_rng(seed)
+
+    def value(hidden, noise, s, rho):
+        return [tuple(rng.integers(30, 99, 2) / 100) for _ in range(3)]
+
+    return grid(value, **kwargs)
