@@ -9,7 +9,7 @@ os.environ.setdefault("SAMOP_CACHE", tempfile.mkdtemp(prefix="samop-tests-"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["SAMOP_CACHE"], "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Small networks run a moment and compile for long, so that XLA is to think little about each. With
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite takes three times as long and tests what users get.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite takes more than twice as long and tests what users get.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
