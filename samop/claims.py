@@ -1,9 +1,10 @@
 """Who works on what, where many workers share one work folder. No jax.
 
-A claim is a file, `.claims/NAME.claim.K` in the work folder, that only one worker can create
-(O_EXCL). The highest K is in force. Its owner locks it (flock), writes into it who it is, and
-renews its modification time from a thread. A dead claim K is taken over by creating K+1, which
-again only one can.
+A claim is a file, `.claims/NAME.claim.K` in the work folder, that only one worker can create. The
+highest K is in force. Its owner has locked it (flock) and written into it who it is before it gets
+its name, so that one which is killed in between leaves no claim of nobody; and it renews the file's
+modification time from a thread. A dead claim K is taken over by creating K+1, which again only one
+can.
 
 Whether an owner lives: on the same machine, that is under the same kernel, its lock says so at
 once, and the system frees that however the process ends. From another machine only by the file
@@ -33,6 +34,7 @@ TRIES = 10  # looks at a higher generation before it is believed
 LATER = 0.1  # seconds between two looks at a claim that is waited for
 PATIENCE = 10  # looks until the user is told
 GONE = (errno.ENOENT, errno.ESTALE)
+LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # no hard links there
 
 
 class LostClaim(UserError):
@@ -60,7 +62,7 @@ class Claim:
     Args:
       path: its file, without the generation.
       generation: which one it is.
-      file: descriptor of the open file, just created.
+      file: descriptor of the open file, as `_create` returns it.
       seconds: without renewal for longer, other machines take it for dead.
     """
 
@@ -68,15 +70,6 @@ class Claim:
         self._path, self._generation, self._file = path, generation, file
         self._over = threading.Event()
         self._lost = False
-        try:
-            # Waits for nobody but who looks at the file right now.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            locked = True
-        except OSError:  # a file system without locks: times decide everywhere
-            locked = False
-        who = {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
-        text = json.dumps({**who, "token": secrets.token_hex(8), "locked": locked})
-        os.write(file, text.encode())
         name = f"claim {path.name}"
         self._thread = threading.Thread(
             target=self._renew, args=(seconds / 4,), name=name, daemon=True
@@ -170,16 +163,10 @@ def take(workdir: Path, name: str, seconds: float) -> Claim | Holder:
             if newest >= 0 and (owner := _owner(_numbered(path, newest), seconds)):
                 return owner
             try:
-                flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
-                file = os.open(_numbered(path, newest + 1), flags, 0o666)
+                file = _create(_numbered(path, newest + 1))
             except FileExistsError:
                 continue
-            try:
-                claim = Claim(path, newest + 1, file, seconds)
-            except BaseException:
-                _numbered(path, newest + 1).unlink(missing_ok=True)
-                os.close(file)
-                raise
+            claim = Claim(path, newest + 1, file, seconds)
             # Between the look and the file whole generations may have come and gone, also lower
             # ones that began anew, or an owner that slept have woken up.
             others = [k for k in _generations(path) if k != newest + 1]
@@ -226,13 +213,60 @@ def holder(workdir: Path, name: str, seconds: float) -> Holder | None:
 def touched(folder: Path) -> float:
     """What time the file server has now: that of a file which was just touched there."""
     probe = folder / f".probe-{secrets.token_hex(8)}"
-    file = os.open(probe, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    file = _opened(probe)
     try:
         os.utime(file)
         return os.fstat(file).st_mtime
     finally:
         os.close(file)
         probe.unlink(missing_ok=True)
+
+
+def _create(file: Path) -> int:
+    """Makes a claim's file, locked and with its owner in it; returns its descriptor.
+
+    Raises:
+      FileExistsError: somebody else has made it.
+    """
+    draft = file.with_name(f".draft-{secrets.token_hex(8)}")
+    handle = _signed(draft)
+    try:
+        os.link(draft, file)
+    except OSError as error:
+        # Of a network's file server an answer may be lost, and what was done be asked again.
+        if isinstance(error, FileExistsError) and os.fstat(handle).st_nlink == 2:
+            return handle
+        os.close(handle)
+        if error.errno not in LINKLESS:
+            raise
+        return _signed(file)  # who is killed now leaves a claim of nobody, which counts by its time
+    finally:
+        draft.unlink(missing_ok=True)
+    return handle
+
+
+def _signed(file: Path) -> int:
+    """Makes a file, locks it and writes into it whose it is; returns its descriptor."""
+    handle = _opened(file)
+    try:
+        try:
+            # Waits for nobody but who looks at the file right now.
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            locked = True
+        except OSError:  # a file system without locks: times decide everywhere
+            locked = False
+        who = {"host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
+        text = json.dumps({**who, "token": secrets.token_hex(8), "locked": locked})
+        os.write(handle, text.encode())
+    except BaseException:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+        raise
+    return handle
+
+
+def _opened(file: Path) -> int:
+    return os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
 
 
 def _owner(file: Path, seconds: float) -> Holder | None:
@@ -252,7 +286,8 @@ def _owner(file: Path, seconds: float) -> Holder | None:
             except BlockingIOError:
                 return found
             return None
-        # Without a word in it too: its owner was killed, or is just about to write.
+        # Without a word in it too, where there are no hard links: its owner was killed, or is just
+        # about to write.
         age = touched(file.parent) - os.fstat(handle).st_mtime
         return found if age <= seconds else None
     finally:

@@ -1,5 +1,6 @@
 """Claims: one owner each, whatever is killed, paused or has a wrong clock."""
 
+import errno
 import json
 import os
 import random
@@ -262,3 +263,61 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=words) as caught:
         take(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+MORTAL = """
+import os, signal, sys
+from pathlib import Path
+from samop import claims
+workdir, call, late = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "after"
+module = claims.fcntl if call == "flock" else claims.os
+true = getattr(module, call)
+def last(*args, **kwargs):
+    if late:
+        true(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(module, call, last)
+claims.take(workdir, "it", float(sys.argv[4]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("call", ["open", "flock", "write", "link"])
+def test_wherever_who_claims_is_killed_the_next_one_need_not_wait(tmp_path, call, when):
+    with process(MORTAL, tmp_path, call, when, LONG) as worker:
+        assert worker.wait(60) == -signal.SIGKILL
+    claim = take(tmp_path)
+    assert isinstance(claim, claims.Claim)
+    claim.check()
+    claim.release()
+    assert [name for name in files(tmp_path) if not name.startswith(".draft-")] == []
+
+
+def test_a_file_system_without_hard_links_has_one_owner_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(claims.os, "link", refuse)
+    claim = take(tmp_path)
+    assert isinstance(claim, claims.Claim)
+    assert isinstance(take(tmp_path), claims.Holder)
+    assert files(tmp_path) == ["it.claim.0"]
+    claim.check()
+    claim.release()
+    assert files(tmp_path) == []
+
+
+def test_a_link_whose_confirmation_was_lost_is_a_claim(tmp_path, monkeypatch):
+    """As over a network: the server did what it is asked again, and says that it is there."""
+    link = os.link
+
+    def twice(*paths):
+        link(*paths)
+        link(*paths)
+
+    monkeypatch.setattr(claims.os, "link", twice)
+    claim = take(tmp_path)
+    assert isinstance(claim, claims.Claim)
+    claim.check()
+    claim.release()
+    assert files(tmp_path) == []
