@@ -223,12 +223,9 @@ def main(argv: Sequence[str]) -> int:
         runs, what, overrides, seed = _parse(argv)
         flags.FLAGS(["samop.curvature"])  # libraries read flags that somebody must have parsed
         logging.set_verbosity(logging.WARNING)
-        import jax
-
         from samop import environment
 
-        jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        environment.keep_programs()
         for run in runs:
             found = measure_run(run, what, overrides, seed)
             show(found, Console(width=None if sys.stdout.isatty() else 160))

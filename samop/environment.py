@@ -37,6 +37,13 @@ def describe() -> dict[str, str | int]:
     }
 
 
+def keep_programs() -> None:
+    """Keeps compiled programs for the next command: where JAX has been told to, or in our cache."""
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -72,8 +72,7 @@ def set_up(request: "cli.Request") -> None:
         logging.warning("jax was running already: its devices are used as they are")
     processes.initialize(request.launch)
     if request.config.run.compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(environment.cache_dir() / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        environment.keep_programs()
 
 
 def execute(request: "cli.Request") -> int:
