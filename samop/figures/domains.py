@@ -17,6 +17,7 @@ from samop.figures.layout import (
     STYLE,
     Heading,
     Panel,
+    band,
     layout,
     lean,
     legend,
@@ -94,7 +95,7 @@ def _draw(panel: Panel) -> None:
     metric = Metric(first["metric"], True, 100.0 if unit == "points" else 1.0, unit)
     x, gain, half = (rows[c].to_numpy(float) for c in ("parameters", "gain", "gain_half95"))
     axes.axhline(0, color=INK, lw=1, zorder=1.5)
-    axes.fill_between(x, gain - half, gain + half, color=BLUE, alpha=0.22, lw=0)
+    band(axes, x, gain - half, gain + half, BLUE, alpha=0.22)
     axes.plot(x, gain, color=BLUE, lw=2, marker="o", ms=5)
     low = np.nanmin(np.append(np.fmin(gain, gain - half), 0.0))
     high = np.nanmax(np.append(np.fmax(gain, gain + half), 0.0))

@@ -22,6 +22,7 @@ from samop.figures.layout import (
     Heading,
     Panel,
     all_left_out,
+    band,
     inches_of,
     layout,
     lean,
@@ -122,7 +123,7 @@ def accuracy(runs: pd.DataFrame, gains: pd.DataFrame, epoch: str) -> Figure:
             x, y, half = (
                 plain[c].to_numpy(float) for c in ("parameters", "base_mean", "base_half95")
             )
-            panel.axes.fill_between(x, y - half, y + half, color=LOOKS["base"][0], alpha=0.2, lw=0)
+            band(panel.axes, x, y - half, y + half, LOOKS["base"][0])
             _draw(panel, alone, x, y, np.full(len(y), np.nan))
             ends.append((alone, x, y))
             for number, line in enumerate(lines):

@@ -184,6 +184,18 @@ def inches_of(panel: Panel) -> tuple[float, float]:
     return float(box.width * size[0]), float(box.height * size[1])
 
 
+def band(
+    axes: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **look: Any
+) -> None:
+    """An interval from point to point; a bar where a point has no neighbour with one."""
+    look = {"alpha": 0.2, **look}
+    axes.fill_between(x, low, high, color=color, lw=0, **look)
+    there = np.isfinite(low) & np.isfinite(high)
+    beside = np.pad(there, 1)
+    alone = there & ~beside[:-2] & ~beside[2:]
+    axes.vlines(x[alone], low[alone], high[alone], color=color, lw=6, **look)
+
+
 def count_label(count: float) -> str:
     """A number of parameters in three characters or so: 610, 9.8k, 26k, 1.4M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

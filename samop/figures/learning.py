@@ -17,7 +17,17 @@ from samop import curves as curves_
 from samop.comparison import Metric
 from samop.errors import UserError
 from samop.figures.curvature_parts import SMALL
-from samop.figures.layout import RIGHT, STYLE, Heading, count_label, layout, legend, some, wrap
+from samop.figures.layout import (
+    RIGHT,
+    STYLE,
+    Heading,
+    band,
+    count_label,
+    layout,
+    legend,
+    some,
+    wrap,
+)
 from samop.figures.looks import FAINT, INK, LOOKS
 from samop.variants import VARIANTS
 
@@ -205,7 +215,7 @@ def _draw(axes: Axes, place: _Place, metric: Metric) -> None:
             continue
         color, marker, dash = LOOKS[side]
         x, y, half, n = (line.mean[c].to_numpy(float) for c in ("epoch", "mean", "half95", "n"))
-        axes.fill_between(x, y - half, y + half, color=color, alpha=0.2, lw=0)
+        band(axes, x, y - half, y + half, color)
         # Thin from where the last of what every run has reached ends.
         every = n == line.runs - line.diverged
         axes.plot(x, np.where(every, y, np.nan), color=color, ls=dash, lw=1.8, zorder=2.8)

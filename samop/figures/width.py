@@ -24,6 +24,7 @@ from samop.figures.layout import (
     Heading,
     Panel,
     all_left_out,
+    band,
     layout,
     lean,
     legend,
@@ -133,7 +134,7 @@ def accuracy(runs: pd.DataFrame, *, epoch: str = "last") -> Figure:
             x = panel.rows["parameters"].to_numpy(float)
             for arm, _, color, marker, dash in arms:
                 mean, half = (panel.rows[f"{arm}_{k}"].to_numpy(float) for k in ("mean", "half95"))
-                panel.axes.fill_between(x, mean - half, mean + half, color=color, alpha=0.2, lw=0)
+                band(panel.axes, x, mean - half, mean + half, color)
                 panel.axes.plot(x, mean, color=color, marker=marker, ls=dash, lw=1.8, ms=5)
             metric_axis(panel, metric)
             parameter_axis(panel, rho_star=False)
@@ -206,7 +207,7 @@ def _gap_panel(
     for rho, table in fixed.items():
         table = table.sort_values("parameters")
         axes.plot(table["parameters"], table["gain"], lw=1.1, ms=4, **_rho_style(rho, grid))
-    axes.fill_between(x, gain - half, gain + half, color=BLUE, alpha=0.22, lw=0, zorder=2.5)
+    band(axes, x, gain - half, gain + half, BLUE, alpha=0.22, zorder=2.5)
     # Thick between points in sight, thin where it leaves the axis.
     axes.plot(x, gain, color=BLUE, lw=1.2, zorder=2.8)
     axes.plot(x, np.where(gain < low, np.nan, gain), color=BLUE, lw=2.8, zorder=3)
