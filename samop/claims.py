@@ -34,7 +34,8 @@ TRIES = 10  # looks at a higher generation before it is believed
 LATER = 0.1  # seconds between two looks at a claim that is waited for
 PATIENCE = 10  # looks until the user is told
 GONE = (errno.ENOENT, errno.ESTALE)
-LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # no hard links there
+# No hard links there.
+LINKLESS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 class LostClaim(UserError):

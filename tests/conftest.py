@@ -9,7 +9,7 @@ os.environ.setdefault("SAMOP_CACHE", tempfile.mkdtemp(prefix="samop-tests-"))
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["SAMOP_CACHE"], "xla")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 # Small networks run a moment and compile for long, so that XLA is to think little about each. With
-# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite takes more than twice as long and tests what users get.
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 the suite takes longer and tests what users get.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
@@ -33,7 +33,10 @@ def x64():
 
 @pytest.fixture
 def optimized(monkeypatch):
-    """Compiles as users do, in commands that a test starts too: where that is what is tested."""
+    """Compiles with XLA's optimisations: where what they make of a program is what is tested.
+
+    Commands that a test starts have no flags either; this process keeps those it began with.
+    """
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     before = jax.config.read("jax_disable_most_optimizations")

@@ -77,6 +77,11 @@ def test_no_cut_without_a_collapse(tmp_path):
     assert axes.get_ylim()[0] < -1
 
 
+def bars(axes):
+    found = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    return [segment for lines in found for segment in lines.get_segments()]
+
+
 def test_an_interval_without_neighbours_is_a_bar(tmp_path):
     """Of a sweep that is half done, say: a band between points would not show it."""
     grid = [r for r in planted.grid(collapse, widths=GAIN) if r["hidden"] in (8, 32, 64)]
@@ -85,22 +90,11 @@ def test_an_interval_without_neighbours_is_a_bar(tmp_path):
     runs = results.load(planted.sweep(tmp_path, grid), allow_incomplete=True)
     figure = figures.width_gap(runs)
     (row,) = results.gains(runs).dropna(subset=["gain"]).to_dict("records")
-    segments = [
-        segment
-        for lines in figure.axes[0].collections
-        if isinstance(lines, LineCollection)
-        for segment in lines.get_segments()
-    ]
-    (bar,) = segments
+    (bar,) = bars(figure.axes[0])
     wanted = [row["gain"] - row["gain_half95"], row["gain"] + row["gain_half95"]]
     np.testing.assert_allclose(bar, [[row["parameters"], y] for y in wanted])
     whole = figures.width_gap(results.load(planted.sweep(tmp_path / "w", planted.grid(collapse))))
-    assert not [
-        segment
-        for lines in whole.axes[0].collections
-        if isinstance(lines, LineCollection)
-        for segment in lines.get_segments()
-    ]
+    assert bars(whole.axes[0]) == []
 
 
 def test_accuracy_shows_both_arms(runs):

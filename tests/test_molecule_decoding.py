@@ -1,6 +1,5 @@
 """Molecules read from tables of SMILES strings and from ready-made graphs."""
 
-import importlib.util
 import sys
 
 import numpy as np
@@ -9,12 +8,7 @@ import pytest
 from samop.data import load, molecules
 from samop.errors import UserError
 
-needs_rdkit = pytest.mark.skipif(
-    importlib.util.find_spec("rdkit") is None, reason="rdkit is not installed (samop[molecules])"
-)
 
-
-@needs_rdkit
 def test_features_are_those_of_the_definition():
     """The example that the definition's authors give: Cl[C@H](/C=C/C)Br."""
     from rdkit import Chem
@@ -34,7 +28,6 @@ def table(*rows):
     return "\n".join(["smiles,exp_mean [nM],y,cliff_mol,split", *rows, ""]).encode()
 
 
-@needs_rdkit
 def test_tables_become_graphs_and_labels_and_what_is_odd_is_counted():
     files = {
         "in/B.csv": table("CCO,1,-1.0,0,train", "OCC,1,-3.0,0,train", "nonsense,1,0,0,test"),
@@ -73,13 +66,11 @@ def test_tables_become_graphs_and_labels_and_what_is_odd_is_counted():
     }
 
 
-@needs_rdkit
 def test_a_label_is_active_from_100_nanomoles_down():
     files = {"A.csv": table("C,100.0,-2.0,0,t", "CC,100.1,-2.0004,0,t", "CCC,99.9,-1.9996,0,t")}
     assert molecules.smiles_tables(files)[0]["label"].tolist() == [[1], [0], [1]]
 
 
-@needs_rdkit
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -154,7 +145,6 @@ def test_what_is_no_graph_is_refused(fields, message):
 
 
 @pytest.mark.slow
-@needs_rdkit
 def test_the_real_molecules_are_what_they_are_said_to_be():
     found = load("moleculeace")
     label = np.asarray(found.arrays["label"])
